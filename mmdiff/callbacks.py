@@ -1,0 +1,124 @@
+"""What happens around training steps: averaged weights, previews, the configuration in the checkpoint, progress."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
+from torch import Tensor
+from tqdm import tqdm
+
+from mmdiff.module import DiffusionModule
+from mmdiff.pictures import describe, save_grid
+from mmdiff.sampling import Sampler
+
+
+class EMA(WeightAveraging):
+    """Average of the weights whose memory grows with the run: the power-function profile of Karras et al. 2024 (EDM2).
+
+    After n steps the decay is (1 - 1/n)^(gamma + 1), so the average covers the same share of a run of any length
+    and forgets the initialization by itself. Validation, previews and saved checkpoints use the averaged weights.
+
+    Args:
+        gamma: exponent of the profile; 16.97 has a relative width of 5 % of the run, 6.94 of 10 %.
+    """
+
+    def __init__(self, gamma: float = 16.97):
+        if gamma < 0:
+            raise ValueError(f"callbacks.ema.gamma must not be negative, got {gamma:g}.")
+
+        def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+            decay = (1 - 1 / (count + 1)) ** (gamma + 1)
+            return torch.lerp(current, averaged, decay.to(averaged))
+
+        super().__init__(avg_fn=average, use_buffers=False)
+
+
+class ConfigInCheckpoint(Callback):
+    """Makes a checkpoint describe itself.
+
+    Args:
+        config: the resolved configuration, plain dictionaries, lists and values.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add ``config``."""
+        checkpoint["config"] = self.config
+
+
+class Preview(Callback):
+    """Samples with the conditions of held-out examples at every validation: files, and a picture of them.
+
+    Args:
+        sampler: how to sample.
+        folder: gets ``step_<n>.png`` and the folder ``step_<n>`` at each validation.
+        count: samples; 0 for none.
+    """
+
+    def __init__(self, sampler: Sampler, folder: str | Path, count: int = 4):
+        self.sampler = sampler
+        self.folder = Path(folder)
+        self.count = count
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        """Sample, write, and hand the picture to a logger that takes images."""
+        if trainer.sanity_checking or not self.count or not trainer.is_global_zero:
+            return
+        held_out = trainer.datamodule.held_out
+        conds = [held_out[i][1] for i in range(min(self.count, len(held_out)))]
+        names = module.denoiser.conditioner.embedders
+        cond = {name: [c.get(name) for c in conds] for name in names}
+        x = self.sampler(module.denoiser, module.modality.shape, cond, range(len(conds)))
+        media = module.modality.decode(x.cpu())
+        folder = self.folder / f"step_{trainer.global_step:07d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, item in enumerate(media):
+            module.modality.write(item, folder / f"{i:05d}{module.modality.suffix}")
+        pictures = [module.modality.preview(item) for item in media]
+        save_grid(
+            pictures, [describe({name: c.get(name) for name in names}) for c in conds], folder.with_suffix(".png")
+        )
+
+
+class Progress(ProgressBar):
+    """One bar over the whole run in steps, with rate, remaining time and the latest losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: tqdm | None = None
+        self.enabled = True
+        self.shown = 0.0
+
+    def disable(self) -> None:
+        """Called by Lightning on all processes but the first."""
+        self.enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Open the bar, at the step where a resumed run goes on."""
+        total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
+        self.bar = tqdm(
+            total=total, initial=trainer.global_step, unit="step", disable=not self.enabled, dynamic_ncols=True
+        )
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        """Advance; losses are read once a second, since reading waits for the device."""
+        self.bar.update(trainer.global_step - self.bar.n)
+        now = time.monotonic()
+        if now - self.shown > 1:
+            self.shown = now
+            metrics = trainer.progress_bar_metrics
+            self.bar.set_postfix({name: f"{value:.3g}" for name, value in metrics.items()}, refresh=False)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        if self.bar:
+            self.bar.close()

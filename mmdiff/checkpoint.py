@@ -1,0 +1,139 @@
+"""Files <-> objects: configurations become models, checkpoints become models, models become files.
+
+A checkpoint holds the resolved configuration of its run beside the weights, so a path is all that sampling needs.
+Nothing is ever unpickled: checkpoints are loaded with ``weights_only=True`` and exports are safetensors.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmdiff.denoiser import Denoiser
+from mmdiff.errors import DataError
+from mmdiff.modality import Modality
+from mmdiff.sampling import Sampler
+
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+PREFIX = "denoiser."
+
+
+class Model(NamedTuple):
+    """What a checkpoint describes."""
+
+    denoiser: Denoiser
+    modality: Modality
+    config: DictConfig
+
+
+def build_denoiser(config: DictConfig, modality: Modality) -> Denoiser:
+    """The untrained denoiser of a configuration; the network learns its shapes from the modality and the conditioner."""
+    conditioner = instantiate(config.conditioner)
+    network = instantiate(config.network)(shape=modality.shape, features=conditioner.features)
+    return Denoiser(network, instantiate(config.scaling), conditioner)
+
+
+def build_sampler(config: DictConfig) -> Sampler:
+    """The sampling choices of a configuration."""
+    parts = {name: instantiate(config[name]) for name in ("schedule", "solver", "guidance")}
+    return Sampler(steps=config.steps, **parts)
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Load a training checkpoint (.ckpt, its averaged weights) or an exported folder, ready to sample.
+
+    Raises:
+        DataError: if the file is missing, incomplete, not a checkpoint of mmdiff, or carries a pickle payload.
+    """
+    path = Path(path)
+    config, state = _read_export(path) if path.is_dir() else _read_checkpoint(path)
+    modality = instantiate(config.modality)
+    denoiser = build_denoiser(config, modality)
+    try:
+        denoiser.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(path, f"its weights do not fit its own configuration: {error}") from error
+    return Model(denoiser.to(device).eval().requires_grad_(False), modality, config)
+
+
+def read_config(path: str | Path) -> DictConfig:
+    """The configuration that a training checkpoint or an exported folder describes itself with."""
+    path = Path(path)
+    return (_read_export(path) if path.is_dir() else _read_checkpoint(path))[0]
+
+
+def check_same_model(path: str | Path, config: DictConfig) -> None:
+    """Check that a checkpoint to resume from holds the model that a configuration describes.
+
+    Raises:
+        ValueError: naming the first key that differs.
+    """
+    saved = read_config(path)
+    for key in ("modality", "conditioner", "network", "scaling"):
+        here = OmegaConf.to_container(config[key], resolve=True)
+        there = OmegaConf.to_container(saved[key], resolve=True)
+        for name in sorted(set(here) | set(there)):
+            if here.get(name) != there.get(name):
+                raise ValueError(
+                    f"resume={path} holds another model: its {key}.{name} is {there.get(name)}, here it is {here.get(name)}."
+                )
+
+
+def export(model: Model, folder: str | Path) -> None:
+    """Write ``model.safetensors`` and ``config.yaml``, all that is needed to sample, loadable without pickle."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.denoiser.state_dict().items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(to_yaml(model.config), encoding="utf-8")
+
+
+def to_yaml(config: DictConfig) -> str:
+    """Resolved YAML with lists of numbers on one line."""
+    container = OmegaConf.to_container(config, resolve=True)
+    return yaml.safe_dump(container, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def _read_export(folder: Path) -> tuple[DictConfig, dict[str, Tensor]]:
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise DataError(folder, f"holds no {name}; an export has {WEIGHTS} and {CONFIG}")
+    try:
+        return OmegaConf.load(folder / CONFIG), load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise DataError(folder / WEIGHTS, f"is not a whole safetensors file ({error})") from error
+
+
+def _read_checkpoint(path: Path) -> tuple[DictConfig, dict[str, Tensor]]:
+    checkpoint = load_dict(path)
+    if "config" not in checkpoint or "state_dict" not in checkpoint:
+        raise DataError(path, "is not a checkpoint of mmdiff: it holds no config")
+    state = checkpoint["state_dict"]
+    return OmegaConf.create(checkpoint["config"]), {
+        name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)
+    }
+
+
+def load_dict(path: Path) -> dict[str, Any]:
+    """The raw content of a training checkpoint.
+
+    Raises:
+        DataError: if the file is missing, incomplete or carries a pickle payload.
+    """
+    if not path.is_file():
+        raise DataError(path, "does not exist; checkpoint must name a .ckpt file or an exported folder")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(path, "is not a checkpoint, or carries pickled objects, which are never loaded") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise DataError(path, "is not a whole checkpoint") from error
+    if not isinstance(checkpoint, dict):
+        raise DataError(path, "is not a checkpoint of mmdiff")
+    return checkpoint

@@ -1,0 +1,49 @@
+"""The command line: ``mmdiff COMMAND [key=value ...]``. Imports nothing heavy, so that help is instant."""
+
+import runpy
+import sys
+
+from mmdiff import __version__
+
+COMMANDS = {
+    "train": "train a model:                  mmdiff train experiment=NAME",
+    "sample": "draw samples from a checkpoint: mmdiff sample checkpoint=PATH count=16 output=DIR",
+    "evaluate": "measure a checkpoint:           mmdiff evaluate checkpoint=PATH count=256 output=DIR",
+    "export": "write weights without pickle:   mmdiff export checkpoint=PATH output=DIR",
+    "info": "show versions, devices, plugins and the options of every group",
+}
+
+HELP = (
+    f"""mmdiff {__version__}: one diffusion core for every modality.
+
+usage: mmdiff COMMAND [key=value ...]
+
+"""
+    + "".join(f"  {name:9} {text}\n" for name, text in COMMANDS.items())
+    + """
+  mmdiff COMMAND --help       what the command takes, and the options of every group
+  mmdiff COMMAND --cfg job    the composed configuration, without running it
+  mmdiff train -m seed=1,2,3  one run per value
+
+Shell completion (bash): eval "$(mmdiff train -sc install=bash)"
+"""
+)
+
+
+def main() -> None:
+    """Dispatch to ``mmdiff.cli.COMMAND`` so that the process looks like ``python -m mmdiff.cli.COMMAND ...``.
+
+    Lightning's launcher starts further processes from ``sys.argv``, and Hydra reads it: both must see a module that
+    can be run as it stands with nothing but overrides behind it.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif arguments[0] in ("-V", "--version"):
+        print(f"mmdiff {__version__}")
+    elif arguments[0] in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"mmdiff.cli.{arguments[0]}", run_name="__main__", alter_sys=True)
+    else:
+        print(f"mmdiff: {arguments[0]!r} is not a command; commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)

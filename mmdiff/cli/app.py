@@ -1,0 +1,107 @@
+"""Runs a command under Hydra and turns a user's mistake into one or two lines."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+import hydra
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from mmdiff import plugins
+from mmdiff.errors import DataError
+
+MISTAKES = (DataError, HydraException, OmegaConfBaseException, OSError, ValueError)
+FULL = "HYDRA_FULL_ERROR"
+
+
+def run(command: str, job: Callable[[DictConfig], None]) -> None:
+    """Compose the configuration of ``command`` from ``sys.argv`` and call ``job`` with it.
+
+    Exits with status 1 after a mistake, saying what was given, what is allowed and which key to change.
+    """
+    plugins.register()
+    full = os.environ.get(FULL)
+    os.environ[FULL] = "1"  # else Hydra prints its own account of an error and exits
+
+    def guarded(config: DictConfig) -> None:
+        del os.environ[FULL]  # it is not meant for processes that the job starts
+        warnings.showwarning = _show_warning
+        try:
+            job(config)
+        except MISTAKES as error:
+            _fail(command, error, show=full == "1")
+
+    guarded.__module__ = job.__module__
+    try:
+        hydra.main(version_base="1.3", config_path=str(plugins.core_conf()), config_name=command)(guarded)()
+    except MISTAKES as error:
+        _fail(command, error, show=full == "1")
+
+
+def _fail(command: str, error: BaseException, *, show: bool) -> NoReturn:
+    if show:
+        traceback.print_exception(error)
+    print(f"mmdiff {command}: {explain(error)}", file=sys.stderr)
+    if not show:
+        print(f"({FULL}=1 shows the traceback)", file=sys.stderr)
+    sys.exit(1)
+
+
+def unset_groups(arguments: Sequence[str]) -> list[str]:
+    """Let ``guidance.scale=3`` stand without ``guidance=...``: the rest then comes from the checkpoint."""
+    chosen = {argument.partition("=")[0] for argument in arguments}
+    return [
+        f"++{argument}" if argument.split(".")[0] in {"schedule", "solver", "guidance"} - chosen else argument
+        for argument in arguments
+    ]
+
+
+def explain(error: BaseException) -> str:
+    """A mistake in one sentence or two, without Hydra's vocabulary."""
+    key_error = _find(error, (ConfigKeyError, ConfigAttributeError))
+    missing = _find(error, (MissingConfigException,))
+    mandatory = _find(error, (MissingMandatoryValue,))
+    instantiation = _find(error, (InstantiationException,))
+    if isinstance(missing, MissingConfigException) and missing.missing_cfg_file:
+        group, _, option = str(missing.missing_cfg_file).partition("/")
+        return f"{group}={option} does not exist; {_allowed(option, plugins.options(group), group)}"
+    if isinstance(mandatory, MissingMandatoryValue):
+        return f"{mandatory.full_key} must be given: add {mandatory.full_key}=VALUE"
+    if isinstance(key_error, OmegaConfBaseException) and key_error.parent_node is not None:
+        key, parent = str(key_error.full_key), key_error.parent_node
+        known = [str(k) for k in parent if k != "hydra"] if isinstance(parent, DictConfig) else []
+        return f"{key} is not an option; {_allowed(key.rpartition('.')[2], known, key.rpartition('.')[0] or 'the command')}"
+    if isinstance(instantiation, InstantiationException) and instantiation.__cause__ is not None:
+        key = str(instantiation).rpartition("full_key: ")[2].strip()
+        return (
+            f"{key}: {_one_line(instantiation.__cause__)}"
+            if "full_key: " in str(instantiation)
+            else _one_line(instantiation.__cause__)
+        )
+    return _one_line(error)
+
+
+def _find(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__
+    return error
+
+
+def _allowed(given: str, allowed: Sequence[str], owner: str) -> str:
+    close = get_close_matches(given, allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}{owner} takes {', '.join(allowed) or 'none'}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,163 @@
+"""Conditions: raw values by name (a label, a number) become the `Context` that a network reads.
+
+An unknown value is ``None``. Dropping a condition in training, leaving it out at sampling and the unconditional
+branch of guidance are the same thing: its value becomes ``None``, which every embedder maps to a learned vector.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmdiff.nn.embed import FourierFeatures
+from mmdiff.types import Context
+
+
+class Embedder(nn.Module, ABC):
+    """Encodes one named condition of a batch.
+
+    Args:
+        drop: probability of dropping the condition of an example while training.
+    """
+
+    def __init__(self, drop: float = 0.1):
+        super().__init__()
+        if not 0 <= drop <= 1:
+            raise ValueError(f"an embedder's drop must lie in [0, 1], got {drop:g}.")
+        self.drop = drop
+
+    @abstractmethod
+    def forward(self, values: Sequence[Any]) -> Context:
+        """Context of one raw value per example; ``None`` is unknown.
+
+        Raises:
+            ValueError: for a value that the embedder does not know, naming the allowed ones.
+        """
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
+        """Constructor arguments learned from the values of the training data, known ones only."""
+        return {}
+
+
+class ClassEmbedder(Embedder):
+    """A learned vector per label, of unit variance (an `nn.Linear`'s default would be drowned by the noise embedding).
+
+    Args:
+        features: size of the vector.
+        classes: the allowed labels.
+    """
+
+    def __init__(self, features: int, classes: Sequence[str | int], drop: float = 0.1):
+        super().__init__(drop)
+        self.classes = list(classes)
+        self.index = {str(label): i for i, label in enumerate(self.classes)}
+        self.table = nn.Embedding(len(self.classes) + 1, features)
+
+    def forward(self, values: Sequence[Any]) -> Context:
+        unknown = [v for v in values if v is not None and str(v) not in self.index]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(map(str, self.classes))}")
+        index = [len(self.classes) if v is None else self.index[str(v)] for v in values]
+        return Context(vector=self.table(torch.tensor(index, device=self.table.weight.device)))
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
+        return {"classes": sorted(set(values), key=str)}
+
+
+class NumberEmbedder(Embedder):
+    """Fourier features of a standardized number, then a linear map.
+
+    Args:
+        features: size of the vector.
+        mean: mean of the number over the training data.
+        std: its standard deviation.
+        bandwidth: the finest detail resolved, in cycles per standard deviation.
+    """
+
+    def __init__(self, features: int, mean: float, std: float, bandwidth: float = 2.0, drop: float = 0.1):
+        super().__init__(drop)
+        if std <= 0:
+            raise ValueError(f"a NumberEmbedder's std must be positive, got {std:g}.")
+        self.mean = mean
+        self.std = std
+        self.fourier = FourierFeatures(features, bandwidth)
+        self.linear = nn.Linear(features, features)
+        self.null = nn.Parameter(torch.randn(features))
+
+    def forward(self, values: Sequence[Any]) -> Context:
+        try:
+            numbers = [float("nan") if v is None else (float(v) - self.mean) / self.std for v in values]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected numbers, got {list(values)!r}") from error
+        number = self.null.new_tensor(numbers)
+        known = ~number.isnan()
+        vector = self.linear(self.fourier(number.nan_to_num()))
+        return Context(vector=torch.where(known[:, None], vector, self.null))
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
+        number = torch.tensor([float(v) for v in values], dtype=torch.float64)
+        return {"mean": number.mean().item(), "std": number.std(correction=0).clamp(min=1e-6).item()}
+
+
+class Conditioner(nn.Module):
+    """Embeds every condition and merges the results into one context.
+
+    Args:
+        features: size of the context's vector, for the network to know.
+        embedders: one per condition, by the name the condition has in a batch; none for an unconditional model.
+    """
+
+    def __init__(self, features: int, embedders: Mapping[str, Embedder] | None = None):
+        super().__init__()
+        self.features = features
+        self.embedders = nn.ModuleDict(embedders or {})
+
+    def forward(self, cond: Mapping[str, Sequence[Any]], count: int) -> Context:
+        """Context of ``count`` examples. Conditions not named are unknown; while training some are dropped.
+
+        Raises:
+            ValueError: for a condition without an embedder or a value that its embedder does not know.
+        """
+        surplus = set(cond) - set(self.embedders)
+        if surplus:
+            allowed = ", ".join(self.embedders) or "none: the model is unconditional"
+            raise ValueError(f"cond.{min(surplus)} is not a condition of this model; its conditions are {allowed}.")
+        contexts = []
+        for name, embedder in self.embedders.items():
+            values = list(cond.get(name, [None] * count))
+            if self.training and embedder.drop:
+                values = [None if u < embedder.drop else v for u, v in zip(torch.rand(count), values, strict=True)]
+            try:
+                contexts.append(embedder(values))
+            except ValueError as error:
+                raise ValueError(f"cond.{name}: {error}.") from error
+        return merge(contexts)
+
+    def null(self, count: int) -> Context:
+        """The context in which nothing is said."""
+        return merge([embedder([None] * count) for embedder in self.embedders.values()])
+
+
+def merge(contexts: Sequence[Context]) -> Context:
+    """Join contexts: vectors add (scaled to keep unit variance), tokens and dense signals are concatenated."""
+    vectors = [c.vector for c in contexts if c.vector is not None]
+    tokens = [c.tokens for c in contexts if c.tokens is not None]
+    masks = [
+        torch.ones(c.tokens.shape[:2], dtype=torch.bool, device=c.tokens.device)
+        if c.token_mask is None
+        else c.token_mask
+        for c in contexts
+        if c.tokens is not None
+    ]
+    dense = [c.dense for c in contexts if c.dense is not None]
+    return Context(
+        vector=torch.stack(vectors).sum(0) / len(vectors) ** 0.5 if vectors else None,
+        tokens=torch.cat(tokens, 1) if tokens else None,
+        token_mask=torch.cat(masks, 1) if masks else None,
+        dense=torch.cat(dense, 1) if dense else None,
+    )

@@ -1,0 +1,31 @@
+"""Bad data and bad numbers, said in words a user can act on."""
+
+from os import PathLike
+
+
+class DataError(Exception):
+    """A file (or folder) that cannot be used, and why.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, in words a user can act on.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str):
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def check_at_least(least: int, **values: object) -> None:
+    """Check that values are whole numbers of at least ``least``.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")

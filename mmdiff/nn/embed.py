@@ -1,0 +1,25 @@
+"""Embeddings of numbers."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class FourierFeatures(nn.Module):
+    """Cosines of random frequencies and phases, of unit variance: Tancik et al. 2020; Karras et al. 2024, equation 76.
+
+    Args:
+        features: how many.
+        bandwidth: standard deviation of the frequencies, in cycles per unit.
+    """
+
+    def __init__(self, features: int, bandwidth: float = 1.0):
+        super().__init__()
+        self.register_buffer("frequencies", 2 * math.pi * bandwidth * torch.randn(features))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(features))
+
+    def forward(self, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s f"]:
+        """Features of each element of ``x``, in a new last dimension."""
+        return math.sqrt(2) * torch.cos(x[..., None] * self.frequencies + self.phases)

@@ -1,0 +1,139 @@
+"""A U-Net for states of one to three dimensions."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmdiff.nn.attention import SelfAttention
+from mmdiff.nn.blocks import Downsample, ResBlock, Upsample, conv, depth_to_space, norm, space_to_depth, zero
+from mmdiff.nn.embed import FourierFeatures
+from mmdiff.types import Context
+
+POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+class UNet(nn.Module):
+    """Residual blocks on a pyramid of resolutions: Ronneberger et al. 2015, with the blocks of Dhariwal & Nichol 2021.
+
+    Sizes need not be divisible by the pyramid's: the state is padded inside. The noise level may differ between the
+    parts of an example; its embedding is then pooled along the pyramid with the state.
+
+    Args:
+        shape: of one example, (channels, *size).
+        features: size of the context's vector.
+        width: channels at full resolution.
+        multipliers: channels of each resolution, in units of ``width``.
+        blocks: residual blocks per resolution on the way down; one more on the way up.
+        attention: resolutions with attention, counted from 0 at full resolution.
+        patch: side of the patches that become channels before the first convolution (space to depth).
+        inputs: channels of the input, where they are more than those of the output.
+        dropout: in the residual blocks.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        features: int,
+        *,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks: int = 2,
+        attention: Sequence[int] = (3,),
+        patch: int = 1,
+        inputs: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        channels, *size = shape
+        self.dims = dims = len(size)
+        self.patch = patch
+        self.levels = len(multipliers)
+        self.multiple = patch * 2 ** (self.levels - 1)
+        embedding = 4 * width
+        self.fourier = FourierFeatures(embedding)
+        self.noise = conv(dims, embedding, embedding, kernel=1)
+        self.context = nn.Linear(features, embedding)
+        self.mix = conv(dims, embedding, embedding, kernel=1)
+
+        widths = [width * m for m in multipliers]
+        self.stem = conv(dims, (inputs or channels) * patch**dims, width)
+        self.down = nn.ModuleList()
+        skips, now = [width], width
+        for level, out in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(_Stage(ResBlock(dims, now, out, embedding, dropout), level, level in attention, out))
+                now = out
+                skips.append(now)
+            if level < len(widths) - 1:
+                self.down.append(_Stage(Downsample(dims, now), level + 1))
+                skips.append(now)
+        last = len(widths) - 1
+        self.middle = nn.ModuleList(
+            [
+                _Stage(ResBlock(dims, now, now, embedding, dropout), last, last in attention, now),
+                _Stage(ResBlock(dims, now, now, embedding, dropout), last),
+            ]
+        )
+        self.up = nn.ModuleList()
+        for level, out in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                block = ResBlock(dims, now + skips.pop(), out, embedding, dropout)
+                self.up.append(_Stage(block, level, level in attention, out))
+                now = out
+            if level:
+                self.up.append(_Stage(Upsample(dims, now), level - 1))
+        self.norm = norm(now)
+        self.head = zero(conv(dims, now, channels * patch**dims))
+
+    def forward(
+        self, x: Float[Tensor, "b i *size"], noise: Float[Tensor, "b *parts"], context: Context
+    ) -> Float[Tensor, "b o *size"]:
+        """``noise`` is (b,), or has the dimensions of ``x`` with one channel and sizes of 1 or those of ``x``."""
+        size = x.shape[2:]
+        if noise.ndim == 1:
+            noise = noise.reshape(-1, 1, *[1] * self.dims)
+        x = F.pad(x, self.padding(size))
+        noise = F.pad(noise, self.padding(noise.shape[2:]), mode="replicate")
+        embeddings = self.embed(noise, context)
+        h = self.stem(space_to_depth(x, self.patch))
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, embeddings)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, embeddings)
+        for stage in self.up:
+            h = stage(h if stage.resizes else torch.cat([h, skips.pop()], 1), embeddings)
+        h = depth_to_space(self.head(F.silu(self.norm(h))), self.patch)
+        return h[(..., *[slice(n) for n in size])]
+
+    def padding(self, size: Sequence[int]) -> list[int]:
+        """Amounts for `F.pad` that make sizes divisible by the pyramid's; a size of 1 (no parts) stays."""
+        return [amount for n in reversed(size) for amount in (0, -n % self.multiple if n > 1 else 0)]
+
+    def embed(self, noise: Float[Tensor, "b 1 *parts"], context: Context) -> list[Float[Tensor, "b f *parts"]]:
+        """Embedding of noise level and context at each resolution."""
+        emb = self.noise(self.fourier(noise[:, 0]).movedim(-1, 1))
+        if context.vector is not None:
+            vector = self.context(context.vector)
+            emb = emb + vector.reshape(*vector.shape, *[1] * self.dims)
+        emb = self.mix(F.silu(emb))
+        pyramid = [[max(n // (self.patch << level), 1) for n in emb.shape[2:]] for level in range(self.levels)]
+        return [POOL[self.dims](emb, size) for size in pyramid]
+
+
+class _Stage(nn.Module):
+    """One step along the pyramid: a residual block, perhaps with attention, or a change of resolution."""
+
+    def __init__(self, block: nn.Module, level: int, attention: bool = False, channels: int = 0):
+        super().__init__()
+        self.block = block
+        self.level = level
+        self.resizes = not isinstance(block, ResBlock)
+        self.attention = SelfAttention(channels) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embeddings: Sequence[Tensor]) -> Tensor:
+        return self.attention(self.block(x) if self.resizes else self.block(x, embeddings[self.level]))

@@ -1,0 +1,68 @@
+"""The data that travels between the parts, and the protocols that the parts accept.
+
+Shapes: ``b`` examples, ``*d`` the dimensions of one example in model space (channels first), ``c`` features.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Example(NamedTuple):
+    """One training example in model space; ``mask`` marks the elements that are data rather than padding."""
+
+    x: Float[Tensor, "*d"]
+    cond: dict[str, Any]
+    mask: Bool[Tensor, "*d"] | None = None
+
+
+class Batch(NamedTuple):
+    """Collated examples. ``cond`` maps a name to one raw value per example: a label, a number, ``None`` if unknown."""
+
+    x: Float[Tensor, "b *d"]
+    cond: dict[str, list[Any]]
+    mask: Bool[Tensor, "b *d"] | None = None
+
+
+class Context(NamedTuple):
+    """Encoded conditions, ready for a network."""
+
+    vector: Float[Tensor, "b c"] | None = None
+    tokens: Float[Tensor, "b l e"] | None = None
+    token_mask: Bool[Tensor, "b l"] | None = None
+    dense: Float[Tensor, "b k *d"] | None = None
+
+
+class Step(NamedTuple):
+    """What a solver yields: the state ``x`` reached at noise level ``sigma`` and the estimate ``x0`` it was reached with."""
+
+    index: int
+    sigma: Float[Tensor, "*s"]
+    x: Float[Tensor, "b *d"]
+    x0: Float[Tensor, "b *d"]
+
+
+class Denoise(Protocol):
+    """``denoise(x, sigma) -> x0``, the posterior mean of the data given the noisy state."""
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
+
+
+class DenoiseInContext(Protocol):
+    """``denoise(x, sigma, context) -> x0``: a denoiser whose conditions are not bound yet."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, context: Context) -> Tensor: ...
+
+
+class Noise(Protocol):
+    """``noise(x)``: unit Gaussian noise of the shape, type and device of ``x``."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Solver(Protocol):
+    """A generator of the steps from ``sigmas[0]`` to ``sigmas[-1]``; ``sigmas`` has shape (steps + 1, *parts)."""
+
+    def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Iterator[Step]: ...

@@ -1,0 +1,1 @@
+"""Audio for mmdiff: sound files and spectrograms."""
