@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
 
 def build_denoiser(config: DictConfig, modality: Modality) -> Denoiser:
-    """The untrained denoiser of a configuration; the network learns its shapes from the modality and the conditioner."""
+    """The untrained denoiser of a configuration; modality and conditioner tell the network its shapes."""
     conditioner = instantiate(config.conditioner)
     network = instantiate(config.network)(shape=modality.shape, features=conditioner.features)
     return Denoiser(network, instantiate(config.scaling), conditioner)
@@ -82,7 +82,8 @@ def check_same_model(path: str | Path, config: DictConfig) -> None:
         for name in sorted(set(here) | set(there)):
             if here.get(name) != there.get(name):
                 raise ValueError(
-                    f"resume={path} holds another model: its {key}.{name} is {there.get(name)}, here it is {here.get(name)}."
+                    f"resume={path} holds another model: "
+                    f"its {key}.{name} is {there.get(name)}, here it is {here.get(name)}."
                 )
 
 

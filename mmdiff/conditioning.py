@@ -148,9 +148,7 @@ def merge(contexts: Sequence[Context]) -> Context:
     vectors = [c.vector for c in contexts if c.vector is not None]
     tokens = [c.tokens for c in contexts if c.tokens is not None]
     masks = [
-        torch.ones(c.tokens.shape[:2], dtype=torch.bool, device=c.tokens.device)
-        if c.token_mask is None
-        else c.token_mask
+        torch.ones_like(c.tokens[..., 0], dtype=torch.bool) if c.token_mask is None else c.token_mask
         for c in contexts
         if c.tokens is not None
     ]

@@ -143,7 +143,8 @@ class Encoded(Dataset):
         example = Example(self.modality.encode(media), cond, self.modality.mask(media))
         if example.x.shape != self.modality.shape:
             raise ValueError(
-                f"example {index} has shape {tuple(example.x.shape)} in model space, its modality says {self.modality.shape}."
+                f"example {index} has shape {tuple(example.x.shape)} in model space, "
+                f"its modality says {self.modality.shape}."
             )
         if self.cache is not None:
             self.cache[index] = example
@@ -226,3 +227,8 @@ class DataModule(L.LightningDataModule):
     def media(self, count: int) -> Iterable[Tensor]:
         """Media of up to ``count`` training examples."""
         return (self.train[i][0] for i in range(min(count, len(self.train))))
+
+
+def folder(root: str | os.PathLike[str], modality: Modality, **options: Any) -> DataModule:
+    """Loaders over a `Folder`; ``options`` are those of `DataModule`."""
+    return DataModule(Folder(root, modality), modality, **options)

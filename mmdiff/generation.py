@@ -49,7 +49,7 @@ def spread(cond: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def batches(model: Model, conds: Sequence[Mapping[str, Any]], *, seed: int, batch_size: int) -> Iterator[Tensor]:
-    """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i`` whatever the batch size."""
+    """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i``."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed)
     sampler = build_sampler(model.config)
@@ -74,6 +74,7 @@ def generate(
     """
     folder = make_folder(folder)
     made, pictures = [], []
+    chosen = {name: plain(model.config[name]) for name in CHOICES}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
         for media in batches(model, conds, seed=seed, batch_size=batch_size):
             made.append(media)
@@ -82,9 +83,8 @@ def generate(
                 path = folder / f"{index:05d}{model.modality.suffix}"
                 model.modality.write(item, path)
                 pictures.append(model.modality.preview(item) if index < PICTURED else None)
-                record.write(
-                    json.dumps(_entry(model.config, path.name, seed + index, conds[index]), ensure_ascii=False) + "\n"
-                )
+                entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
+                record.write(json.dumps(entry | chosen, ensure_ascii=False) + "\n")
     save_grid(pictures[:PICTURED], [describe(cond) for cond in conds[:PICTURED]], folder / "preview.png")
     return made
 
@@ -113,7 +113,3 @@ def plain(choice: Any) -> Any:
     arguments = OmegaConf.to_container(choice, resolve=True)
     name = arguments.pop("_target_").rpartition(".")[2]
     return {"name": name} | {key: value for key, value in arguments.items() if key != "_partial_"}
-
-
-def _entry(config: DictConfig, file: str, seed: int, cond: Mapping[str, Any]) -> dict[str, Any]:
-    return {"file": file, "seed": seed, "cond": dict(cond)} | {name: plain(config[name]) for name in CHOICES}

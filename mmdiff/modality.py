@@ -59,7 +59,7 @@ class Modality(ABC):
         return None
 
     def metrics(self) -> dict[str, Metric]:
-        """Metrics by name. Each is updated as ``update(media, real=bool, cond={name: values})`` with batches of media."""
+        """Metrics by name; each has ``update(media, real=bool, cond={name: values})`` for batches of media."""
         return {}
 
     def fit(self, media: Iterable[Tensor]) -> dict[str, Any]:

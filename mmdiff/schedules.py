@@ -106,7 +106,7 @@ class LogLinear(_Transformed):
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(_Transformed):
-    """log sigma ~ Normal(mean, std), truncated to the range: EDM table 1, and logit-normal flow time (Esser et al. 2024)."""
+    """log sigma ~ Normal(mean, std), truncated: EDM table 1, and logit-normal flow time (Esser et al. 2024)."""
 
     mean: float = -1.2
     std: float = 1.2
@@ -157,7 +157,7 @@ class Cosine(_Transformed):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearVP(_Transformed):
-    """Uniform in the time of the variance-preserving process whose beta is linear in time: Ho et al. 2020, Song et al. 2021.
+    """Uniform in the time of the variance-preserving process with linear beta: Ho et al. 2020, Song et al. 2021.
 
     Args:
         beta_min: beta at time 0.
@@ -174,7 +174,7 @@ class LinearVP(_Transformed):
             raise ValueError(f"LinearVP needs 0 < beta_min < beta_max, got {self.beta_min=:g} and {self.beta_max=:g}.")
 
     def transform(self, sigma: Tensor) -> Tensor:
-        # log(1 + sigma^2) = beta_min t + (beta_max - beta_min) t^2 / 2, solved for t without cancellation at small sigma.
+        # Solves log(1 + sigma^2) = beta_min t + (beta_max - beta_min) t^2 / 2 without cancellation at small sigma.
         log_snr = torch.log1p(sigma**2)
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * log_snr)
         return 2 * log_snr / (root + self.beta_min)

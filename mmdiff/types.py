@@ -36,7 +36,7 @@ class Context(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a solver yields: the state ``x`` reached at noise level ``sigma`` and the estimate ``x0`` it was reached with."""
+    """What a solver yields: the state ``x`` reached at level ``sigma``, and the estimate ``x0`` used for it."""
 
     index: int
     sigma: Float[Tensor, "*s"]

@@ -1,6 +1,7 @@
 """Runs a command under Hydra and turns a user's mistake into one or two lines."""
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -74,16 +75,16 @@ def explain(error: BaseException) -> str:
     if isinstance(mandatory, MissingMandatoryValue):
         return f"{mandatory.full_key} must be given: add {mandatory.full_key}=VALUE"
     if isinstance(key_error, OmegaConfBaseException) and key_error.parent_node is not None:
-        key, parent = str(key_error.full_key), key_error.parent_node
-        known = [str(k) for k in parent if k != "hydra"] if isinstance(parent, DictConfig) else []
-        return f"{key} is not an option; {_allowed(key.rpartition('.')[2], known, key.rpartition('.')[0] or 'the command')}"
+        owner, _, key = str(key_error.full_key).rpartition(".")
+        known = [str(k) for k in key_error.parent_node if k != "hydra"]
+        return f"{key_error.full_key} is not an option; {_allowed(key, known, owner or 'the command')}"
     if isinstance(instantiation, InstantiationException) and instantiation.__cause__ is not None:
-        key = str(instantiation).rpartition("full_key: ")[2].strip()
-        return (
-            f"{key}: {_one_line(instantiation.__cause__)}"
-            if "full_key: " in str(instantiation)
-            else _one_line(instantiation.__cause__)
-        )
+        key = str(instantiation).rpartition("full_key: ")[2].split()
+        return ": ".join([*key[:1], _one_line(instantiation.__cause__)])
+    unset = re.match("You must specify '(\\w+)'", str(error))
+    if unset:
+        group = unset[1]
+        return f"{group} must be given: add {group}=NAME, one of {', '.join(plugins.options(group))}"
     return _one_line(error)
 
 

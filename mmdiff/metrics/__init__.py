@@ -1,0 +1,1 @@
+"""Metrics on any features of any modality."""

@@ -1,4 +1,4 @@
-"""Convolutional blocks for any number of dimensions: the state is (b, channels, *size), with 1 to 3 dimensions of size."""
+"""Convolutional blocks for states (b, channels, *size) with one to three dimensions of size."""
 
 import torch.nn.functional as F
 from einops import rearrange

@@ -139,8 +139,7 @@ def _wav_excess(path: str) -> float:
     with Path(path).open("rb") as file:
         file.seek(12)
         while (header := file.read(8))[:4] not in (b"data", b""):
-            size = int.from_bytes(header[4:], "little")
-            file.seek(size + size % 2, os.SEEK_CUR)
+            file.seek((int.from_bytes(header[4:], "little") + 1) // 2 * 2, os.SEEK_CUR)
         size, held = int.from_bytes(header[4:], "little"), os.fstat(file.fileno()).st_size - file.tell()
     # A size above this is what sox, espeak-ng and FFmpeg leave when they write into a pipe and cannot go back.
     return size / held if 0 < held < size < 0x7FFF0000 else 1.0

@@ -85,10 +85,12 @@ def test_lossless_files_read_exactly_as_soundfile_reads_them(sounds, name):
 
 
 @pytest.mark.parametrize("name", LOSSY)
-def test_lossy_files_read_as_the_ffmpeg_command_decodes_them(sounds, name):
-    wav = sounds / f"{name}.wav"
-    subprocess.run([*FFMPEG.split(), "-i", sounds / name, "-c:a", "pcm_f32le", wav], check=True)
-    expected, rate = soundfile.read(wav, dtype="float32", always_2d=True)
+def test_lossy_files_read_as_other_decoders_read_them(sounds, name):
+    reference = sounds / name
+    if name.endswith("m4a"):  # which soundfile cannot read
+        reference = sounds / "decoded.wav"
+        subprocess.run([*FFMPEG.split(), "-i", sounds / name, "-c:a", "pcm_f32le", reference], check=True)
+    expected, rate = soundfile.read(reference, dtype="float32", always_2d=True)
     seconds, probed_rate, channels = media.probe(sounds / name)
     assert (seconds, probed_rate, channels) == (SECONDS, rate, expected.shape[1])
     audio = media.read(sounds / name, rate, channels)
@@ -96,8 +98,7 @@ def test_lossy_files_read_as_the_ffmpeg_command_decodes_them(sounds, name):
     torch.testing.assert_close(audio, torch.tensor(expected.T)[:, : audio.shape[1]], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate", [None, 16000, 44100, 48000])
+@pytest.mark.parametrize(("rate", "channels"), [(None, 2), (16000, 1), (44100, 2), (48000, 1)])
 @pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY, "adpcm.wav", "no_length.mp3", "piped.flac"])
 def test_clips_are_slices_of_the_whole_file(sounds, name, rate, channels):
     path = sounds / name
