@@ -65,11 +65,12 @@ class Preview(Callback):
         self.folder = Path(folder)
         self.count = count
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Sample, write, and hand the picture to a logger that takes images."""
         if trainer.sanity_checking or not self.count or not trainer.is_global_zero:
             return
-        held_out = trainer.datamodule.held_out
+        assert isinstance(module, DiffusionModule)
+        held_out = trainer.datamodule.held_out  # type: ignore[attr-defined]
         conds = [held_out[i][1] for i in range(min(self.count, len(held_out)))]
         names = module.denoiser.conditioner.embedders
         cond = {name: [c.get(name) for c in conds] for name in names}
@@ -90,7 +91,7 @@ class Progress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bar: tqdm | None = None
+        self.bar = tqdm(disable=True)
         self.enabled = True
         self.shown = 0.0
 
@@ -120,5 +121,4 @@ class Progress(ProgressBar):
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Close the bar."""
-        if self.bar:
-            self.bar.close()
+        self.bar.close()

@@ -6,7 +6,7 @@ Nothing is ever unpickled: checkpoints are loaded with ``weights_only=True`` and
 
 import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import yaml
@@ -77,8 +77,7 @@ def check_same_model(path: str | Path, config: DictConfig) -> None:
     """
     saved = read_config(path)
     for key in ("modality", "conditioner", "network", "scaling"):
-        here = OmegaConf.to_container(config[key], resolve=True)
-        there = OmegaConf.to_container(saved[key], resolve=True)
+        here, there = to_dict(config[key]), to_dict(saved[key])
         for name in sorted(set(here) | set(there)):
             if here.get(name) != there.get(name):
                 raise ValueError(
@@ -95,10 +94,14 @@ def export(model: Model, folder: str | Path) -> None:
     (folder / CONFIG).write_text(to_yaml(model.config), encoding="utf-8")
 
 
+def to_dict(config: DictConfig) -> dict[str, Any]:
+    """Resolved, as plain dictionaries, lists and values."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
 def to_yaml(config: DictConfig) -> str:
     """Resolved YAML with lists of numbers on one line."""
-    container = OmegaConf.to_container(config, resolve=True)
-    return yaml.safe_dump(container, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
 def _read_export(folder: Path) -> tuple[DictConfig, dict[str, Tensor]]:
@@ -106,7 +109,7 @@ def _read_export(folder: Path) -> tuple[DictConfig, dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise DataError(folder, f"holds no {name}; an export has {WEIGHTS} and {CONFIG}")
     try:
-        return OmegaConf.load(folder / CONFIG), load_file(folder / WEIGHTS)
+        return cast(DictConfig, OmegaConf.load(folder / CONFIG)), load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise DataError(folder / WEIGHTS, f"is not a whole safetensors file ({error})") from error
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmdiff.errors import DataError, check_at_least
 from mmdiff.modality import Modality
-from mmdiff.types import Batch, Example
+from mmdiff.types import Batch, Example, MediaSet
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 
@@ -128,7 +128,7 @@ class Encoded(Dataset):
         cache: keep every encoded example in memory, for data sets without random crops that fit there.
     """
 
-    def __init__(self, media: Dataset, modality: Modality, cache: bool = False):
+    def __init__(self, media: MediaSet, modality: Modality, cache: bool = False):
         self.media = media
         self.modality = modality
         self.cache: dict[int, Example] | None = {} if cache else None
@@ -176,7 +176,7 @@ class DataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: MediaSet,
         modality: Modality,
         *,
         batch_size: int = 32,
@@ -194,8 +194,8 @@ class DataModule(L.LightningDataModule):
         count = len(dataset)
         held = min(max(round(held_out * count if held_out < 1 else held_out), 1), count // 2)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
-        self.train = Subset(dataset, order[held:])
-        self.held_out = Subset(dataset, order[:held])
+        self.train: MediaSet = Subset(dataset, order[held:])  # type: ignore[arg-type]
+        self.held_out: MediaSet = Subset(dataset, order[:held])  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches; the last, smaller one is left out unless it is the only one."""
@@ -205,7 +205,7 @@ class DataModule(L.LightningDataModule):
         """Batches of the held-out examples, in order."""
         return self._loader(self.held_out)
 
-    def _loader(self, media: Dataset, **options: Any) -> DataLoader:
+    def _loader(self, media: MediaSet, **options: Any) -> DataLoader:
         return DataLoader(
             Encoded(media, self.modality, self.cache),
             batch_size=self.batch_size,

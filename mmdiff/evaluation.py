@@ -9,13 +9,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchmetrics import Metric
 
 import mmdiff
 from mmdiff.data import Folder
 from mmdiff.errors import DataError
 from mmdiff.modality import Modality
+from mmdiff.types import MediaSet
 
 Examples = Iterable[tuple[Tensor, Mapping[str, Any]]]
 
@@ -26,7 +26,7 @@ def held_out(config: DictConfig, count: int) -> list[tuple[Tensor, dict[str, Any
     return first(data.held_out, count)
 
 
-def first(dataset: Dataset, count: int) -> list[tuple[Tensor, dict[str, Any]]]:
+def first(dataset: MediaSet, count: int) -> list[tuple[Tensor, dict[str, Any]]]:
     """The first ``count`` examples of a data set, or all."""
     return [dataset[i] for i in range(min(count, len(dataset)))]
 
@@ -51,7 +51,7 @@ def measure(metrics: Mapping[str, Metric], real: Examples, fake: Examples) -> di
         for media, cond in examples:
             for metric in metrics.values():
                 metric.update(media[None], real=is_real, cond={name: [value] for name, value in cond.items()})
-    values = {}
+    values: dict[str, float] = {}
     for name, metric in metrics.items():
         result = metric.compute()
         parts = result if isinstance(result, dict) else {"": result}

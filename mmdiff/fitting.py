@@ -7,11 +7,12 @@ completely: the saved one needs no data.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, open_dict
 
+from mmdiff.conditioning import Embedder
 from mmdiff.data import DataModule
 
 EXAMPLES = 512  # media read to learn a modality's scales
@@ -35,7 +36,7 @@ def fit_config(config: DictConfig, data: DataModule) -> None:
             if not conditions.get(name):
                 known = ", ".join(conditions) or "none"
                 raise ValueError(f"conditioner.embedders.{name}: the data have no such condition; they have {known}.")
-            _fill(node, get_class(node._target_).fit(conditions[name]))
+            _fill(node, cast(type[Embedder], get_class(node._target_)).fit(conditions[name]))
 
 
 def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

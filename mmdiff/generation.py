@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from tqdm import tqdm
 
-from mmdiff.checkpoint import Model, build_sampler
+from mmdiff.checkpoint import Model, build_sampler, to_dict
 from mmdiff.errors import DataError, check_at_least
 from mmdiff.pictures import describe, save_grid
 
@@ -73,19 +73,22 @@ def generate(
         DataError: if the folder cannot be written.
     """
     folder = make_folder(folder)
-    made, pictures = [], []
+    made: list[Tensor] = []
+    pictures: list[Tensor] = []
+    index = 0
     chosen = {name: plain(model.config[name]) for name in CHOICES}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
         for media in batches(model, conds, seed=seed, batch_size=batch_size):
             made.append(media)
             for item in media:
-                index = len(pictures)
                 path = folder / f"{index:05d}{model.modality.suffix}"
                 model.modality.write(item, path)
-                pictures.append(model.modality.preview(item) if index < PICTURED else None)
+                if index < PICTURED:
+                    pictures.append(model.modality.preview(item))
                 entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
                 record.write(json.dumps(entry | chosen, ensure_ascii=False) + "\n")
-    save_grid(pictures[:PICTURED], [describe(cond) for cond in conds[:PICTURED]], folder / "preview.png")
+                index += 1
+    save_grid(pictures, [describe(cond) for cond in conds[:PICTURED]], folder / "preview.png")
     return made
 
 
@@ -110,6 +113,6 @@ def plain(choice: Any) -> Any:
     """A sampling choice for a record: the name of its function or class, and its arguments."""
     if not isinstance(choice, DictConfig):
         return choice
-    arguments = OmegaConf.to_container(choice, resolve=True)
+    arguments = to_dict(choice)
     name = arguments.pop("_target_").rpartition(".")[2]
     return {"name": name} | {key: value for key, value in arguments.items() if key != "_partial_"}

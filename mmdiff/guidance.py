@@ -59,4 +59,4 @@ def classifier_free(
 
 def join(first: Context, second: Context) -> Context:
     """Two contexts of the same structure as one batch."""
-    return Context(*(None if a is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True)))
+    return Context(*(None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True)))

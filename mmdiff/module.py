@@ -1,10 +1,10 @@
 """Training: one Lightning module for all modalities."""
 
 from collections.abc import Callable
-from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from mmdiff.denoiser import Denoiser
@@ -45,7 +45,7 @@ class DiffusionModule(L.LightningModule):
         self.lr = lr
         self.weighting = weighting
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters and its schedule, stepped per batch."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         if self.lr is None:

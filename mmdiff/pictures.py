@@ -1,7 +1,7 @@
 """Pictures for people: many previews in one labeled grid."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import UInt8
@@ -31,7 +31,7 @@ def save_grid(pictures: Sequence[UInt8[Tensor, "3 h w"]], labels: Sequence[str],
     figure.savefig(path, dpi=110)
 
 
-def describe(cond: dict[str, object]) -> str:
+def describe(cond: Mapping[str, object]) -> str:
     """A label from the known conditions of one example."""
     return "  ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{value}"

@@ -39,7 +39,7 @@ class NoiseSchedule(ABC):
     def quantile(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Noise level at t in [0, 1]; increasing, from sigma_min to sigma_max."""
 
-    def draw(self, n: int, *, rank: int = 0, world: int = 1) -> Float[Tensor, "n"]:
+    def draw(self, n: int, *, rank: int = 0, world: int = 1) -> Float[Tensor, "{n}"]:
         """Noise levels of one training batch, stratified over the ``n * world`` examples of the global batch.
 
         Args:
@@ -50,7 +50,7 @@ class NoiseSchedule(ABC):
         strata = torch.arange(n, dtype=torch.float64) * world + rank
         return self.quantile((strata + torch.rand(n, dtype=torch.float64)) / (n * world))
 
-    def grid(self, steps: int) -> Float[Tensor, "steps+1"]:
+    def grid(self, steps: int) -> Float[Tensor, "{steps}+1"]:
         """Decreasing noise levels of a sampler with that many steps; the last one is exactly 0."""
         check_at_least(1, steps=steps)
         t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)

@@ -4,7 +4,7 @@ Shapes: ``b`` examples, ``*d`` the dimensions of one example in model space (cha
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -38,30 +38,43 @@ class Context(NamedTuple):
 class Step(NamedTuple):
     """What a solver yields: the state ``x`` reached at level ``sigma``, and the estimate ``x0`` used for it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a step
     sigma: Float[Tensor, "*s"]
     x: Float[Tensor, "b *d"]
     x0: Float[Tensor, "b *d"]
 
 
+@runtime_checkable
+class MediaSet(Protocol):
+    """A map-style data set: media as their modality reads them, and raw condition values by name."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, dict[str, Any]]: ...
+
+
+@runtime_checkable
 class Denoise(Protocol):
     """``denoise(x, sigma) -> x0``, the posterior mean of the data given the noisy state."""
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class DenoiseInContext(Protocol):
     """``denoise(x, sigma, context) -> x0``: a denoiser whose conditions are not bound yet."""
 
     def __call__(self, x: Tensor, sigma: Tensor, context: Context) -> Tensor: ...
 
 
+@runtime_checkable
 class Noise(Protocol):
     """``noise(x)``: unit Gaussian noise of the shape, type and device of ``x``."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A generator of the steps from ``sigmas[0]`` to ``sigmas[-1]``; ``sigmas`` has shape (steps + 1, *parts)."""
 

@@ -27,6 +27,8 @@ def run(command: str, job: Callable[[DictConfig], None]) -> None:
     Exits with status 1 after a mistake, saying what was given, what is allowed and which key to change.
     """
     plugins.register()
+    if "COMP_LINE" in os.environ:  # Hydra takes one word off the line to be completed; "mmdiff COMMAND" is two
+        os.environ["COMP_LINE"] = os.environ["COMP_LINE"].partition(" ")[2]
     full = os.environ.get(FULL)
     os.environ[FULL] = "1"  # else Hydra prints its own account of an error and exits
 
@@ -37,6 +39,8 @@ def run(command: str, job: Callable[[DictConfig], None]) -> None:
             job(config)
         except MISTAKES as error:
             _fail(command, error, show=full == "1")
+        finally:
+            os.environ[FULL] = "1"  # for the next job of a multirun
 
     guarded.__module__ = job.__module__
     try:
@@ -79,8 +83,8 @@ def explain(error: BaseException) -> str:
         known = [str(k) for k in key_error.parent_node if k != "hydra"]
         return f"{key_error.full_key} is not an option; {_allowed(key, known, owner or 'the command')}"
     if isinstance(instantiation, InstantiationException) and instantiation.__cause__ is not None:
-        key = str(instantiation).rpartition("full_key: ")[2].split()
-        return ": ".join([*key[:1], _one_line(instantiation.__cause__)])
+        where = str(instantiation).rpartition("full_key: ")[2].split()
+        return ": ".join([*where[:1], _one_line(instantiation.__cause__)])
     unset = re.match("You must specify '(\\w+)'", str(error))
     if unset:
         group = unset[1]

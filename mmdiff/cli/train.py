@@ -1,8 +1,16 @@
 """``mmdiff train``: compose, build, fit."""
 
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
+from mmdiff import plugins
 from mmdiff.cli.app import run
+
+if TYPE_CHECKING:
+    import lightning as L
 
 
 def train(config: DictConfig) -> None:
@@ -11,9 +19,7 @@ def train(config: DictConfig) -> None:
 
     import lightning as L
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
-    from mmdiff.callbacks import ConfigInCheckpoint
     from mmdiff.checkpoint import build_denoiser, check_same_model, to_yaml
     from mmdiff.fitting import fit_config
     from mmdiff.module import DiffusionModule
@@ -32,11 +38,7 @@ def train(config: DictConfig) -> None:
         lr=instantiate(config.lr),
         weighting=instantiate(config.get("weighting")),
     )
-    describes_itself = ConfigInCheckpoint(OmegaConf.to_container(config, resolve=True))
-    trainer = instantiate(config.trainer)(
-        logger=instantiate(config.logger),
-        callbacks=[describes_itself, *(instantiate(callback) for callback in config.callbacks.values() if callback)],
-    )
+    trainer = build_trainer(config)
     output = Path(config.output)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     size = sum(p.numel() for p in module.parameters())
@@ -44,6 +46,26 @@ def train(config: DictConfig) -> None:
         f"{size / 1e6:.1f} M parameters, {len(data.train)} examples of shape {data.modality.shape}, writing to {output}"
     )
     trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=True)
+
+
+def build_trainer(config: DictConfig) -> "L.Trainer":
+    """The trainer of a configuration.
+
+    Raises:
+        ValueError: for one that this machine cannot run.
+    """
+    from hydra.utils import instantiate
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from mmdiff.callbacks import ConfigInCheckpoint
+    from mmdiff.checkpoint import to_dict
+
+    describes_itself = ConfigInCheckpoint(to_dict(config))
+    callbacks = [describes_itself, *(instantiate(callback) for callback in config.callbacks.values() if callback)]
+    try:
+        return instantiate(config.trainer)(logger=instantiate(config.logger), callbacks=callbacks)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
 
 
 def quiet() -> None:
@@ -63,5 +85,12 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", f".*{advice}.*")
 
 
+def with_example(arguments: Sequence[str]) -> list[str]:
+    """Let ``--help`` stand without ``experiment=``: it then shows the configuration of the first experiment."""
+    asked = {"-h", "--help"} & set(arguments) and not any(a.startswith("experiment=") for a in arguments)
+    return [*arguments, *(f"experiment={name}" for name in plugins.options("experiment")[:1] if asked)]
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = with_example(sys.argv[1:])
     run("train", train)

@@ -15,6 +15,9 @@ class FourierFeatures(nn.Module):
         bandwidth: standard deviation of the frequencies, in cycles per unit.
     """
 
+    frequencies: Tensor
+    phases: Tensor
+
     def __init__(self, features: int, bandwidth: float = 1.0):
         super().__init__()
         self.register_buffer("frequencies", 2 * math.pi * bandwidth * torch.randn(features))

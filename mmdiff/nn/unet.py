@@ -1,6 +1,6 @@
 """A U-Net for states of one to three dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from mmdiff.nn.blocks import Downsample, ResBlock, Upsample, conv, depth_to_spac
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
 
-POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+POOL: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 class UNet(nn.Module):
@@ -29,7 +29,9 @@ class UNet(nn.Module):
         blocks: residual blocks per resolution on the way down; one more on the way up.
         attention: resolutions with attention, counted from 0 at full resolution.
         patch: side of the patches that become channels before the first convolution (space to depth).
-        inputs: channels of the input, where they are more than those of the output.
+        absolute: dimensions of size, counted from 0, along which places differ in meaning. Convolutions treat all
+            places alike; here the place joins noise level and context in the embedding, so what a block does may
+            depend on all three together.
         dropout: in the residual blocks.
     """
 
@@ -43,7 +45,7 @@ class UNet(nn.Module):
         blocks: int = 2,
         attention: Sequence[int] = (3,),
         patch: int = 1,
-        inputs: int | None = None,
+        absolute: Sequence[int] = (),
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -56,10 +58,11 @@ class UNet(nn.Module):
         self.fourier = FourierFeatures(embedding)
         self.noise = conv(dims, embedding, embedding, kernel=1)
         self.context = nn.Linear(features, embedding)
+        self.places = nn.ModuleDict({str(axis): _Place(axis, size, embedding) for axis in absolute})
         self.mix = conv(dims, embedding, embedding, kernel=1)
 
         widths = [width * m for m in multipliers]
-        self.stem = conv(dims, (inputs or channels) * patch**dims, width)
+        self.stem = conv(dims, channels * patch**dims, width)
         self.down = nn.ModuleList()
         skips, now = [width], width
         for level, out in enumerate(widths):
@@ -97,7 +100,7 @@ class UNet(nn.Module):
             noise = noise.reshape(-1, 1, *[1] * self.dims)
         x = F.pad(x, self.padding(size))
         noise = F.pad(noise, self.padding(noise.shape[2:]), mode="replicate")
-        embeddings = self.embed(noise, context)
+        embeddings = self.embed(noise, context, x.shape[2:])
         h = self.stem(space_to_depth(x, self.patch))
         skips = [h]
         for stage in self.down:
@@ -108,21 +111,42 @@ class UNet(nn.Module):
         for stage in self.up:
             h = stage(h if stage.resizes else torch.cat([h, skips.pop()], 1), embeddings)
         h = depth_to_space(self.head(F.silu(self.norm(h))), self.patch)
-        return h[(..., *[slice(n) for n in size])]
+        return h[(slice(None), slice(None), *map(slice, size))]
 
     def padding(self, size: Sequence[int]) -> list[int]:
         """Amounts for `F.pad` that make sizes divisible by the pyramid's; a size of 1 (no parts) stays."""
         return [amount for n in reversed(size) for amount in (0, -n % self.multiple if n > 1 else 0)]
 
-    def embed(self, noise: Float[Tensor, "b 1 *parts"], context: Context) -> list[Float[Tensor, "b f *parts"]]:
-        """Embedding of noise level and context at each resolution."""
+    def embed(
+        self, noise: Float[Tensor, "b 1 *parts"], context: Context, size: Sequence[int]
+    ) -> list[Float[Tensor, "b f *places"]]:
+        """Embedding of noise level, context and absolute places at each resolution."""
         emb = self.noise(self.fourier(noise[:, 0]).movedim(-1, 1))
         if context.vector is not None:
             vector = self.context(context.vector)
             emb = emb + vector.reshape(*vector.shape, *[1] * self.dims)
+        for axis, place in self.places.items():
+            emb = emb + place(size[int(axis)])
         emb = self.mix(F.silu(emb))
-        pyramid = [[max(n // (self.patch << level), 1) for n in emb.shape[2:]] for level in range(self.levels)]
-        return [POOL[self.dims](emb, size) for size in pyramid]
+        pool = POOL[self.dims]
+        return [pool(emb, [max(n // (self.patch << level), 1) for n in emb.shape[2:]]) for level in range(self.levels)]
+
+
+class _Place(nn.Module):
+    """Features of the place along one dimension, fine enough to tell neighbors apart."""
+
+    def __init__(self, axis: int, size: Sequence[int], features: int):
+        super().__init__()
+        self.axis = axis
+        self.dims = len(size)
+        self.fourier = FourierFeatures(features, bandwidth=1 / 8)
+        self.linear = nn.Linear(features, features)
+
+    def forward(self, length: int) -> Float[Tensor, "1 f *places"]:
+        weight = self.linear.weight
+        places = torch.arange(length, device=weight.device, dtype=weight.dtype)
+        features = self.linear(self.fourier(places)).T
+        return features.reshape(1, -1, *[length if axis == self.axis else 1 for axis in range(self.dims)])
 
 
 class _Stage(nn.Module):

@@ -13,7 +13,7 @@ from mmdiff.types import Denoise, Noise, Step
 def euler(
     denoise: Denoise, x: Float[Tensor, "b *d"], sigmas: Float[Tensor, "n *s"], noise: Noise = torch.randn_like
 ) -> Iterator[Step]:
-    """DDIM with eta 0 (Song et al. 2021a, equation 12); Euler in sigma (Karras et al. 2022); a flow's Euler in its time.
+    """DDIM with eta 0 (Song et al. 2021a, equation 12); Euler in sigma (Karras et al. 2022) or in a flow's time.
 
     All three are x' = x0 + (sigma' / sigma) (x - x0). Order 1; 1 evaluation per step.
     """

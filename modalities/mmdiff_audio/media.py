@@ -77,8 +77,8 @@ def write(audio: Float[Tensor, "c n"], path: str | os.PathLike[str], rate: int) 
     """Write mono or stereo as 16-bit wav or flac, by suffix; samples beyond plus or minus one are limited."""
     path = Path(path)
     suffix, layout = path.suffix.lower(), _LAYOUTS.get(len(audio))
-    if suffix not in _ENCODERS or layout is None:
-        raise ValueError(f"Can write {list(_ENCODERS)} with 1 or 2 channels, got {path.name!r} with {len(audio)}.")
+    if suffix not in _ENCODERS or layout is None or not audio.numel():
+        raise ValueError(f"Can write {list(_ENCODERS)}, 1 or 2 channels, got {path.name!r} with {tuple(audio.shape)}.")
     samples = (audio.detach().cpu() * 32768).round().clamp(-32768, 32767).to(torch.int16)
     frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).numpy(), format="s16", layout=layout)
     frame.sample_rate = rate
@@ -101,10 +101,10 @@ def _probe(path: str, size: int, mtime_ns: int) -> Info:
     with _open(path) as stream:
         promised, rate, channels = _promised_seconds(stream), stream.rate, stream.codec_context.channels
     found = (promised and _end(path, promised - 1)) or _end(path, 0.0)
-    if promised and promised - found > max(0.1, 0.02 * promised):
-        raise DataError(path, f"is cut off: its header promises {promised:.2f} s, it ends after {found:.2f} s")
     if not found:
         raise DataError(path, "holds no sound that can be decoded")
+    if promised and promised - found > max(0.1, 0.02 * promised):
+        raise DataError(path, f"is cut off: its header promises {promised:.2f} s, it ends after {found:.2f} s")
     return Info(min(found, promised or found), rate, channels)
 
 
@@ -116,8 +116,9 @@ def _open(path: str | os.PathLike[str]) -> Iterator[av.AudioStream]:
     try:
         with av.open(os.fspath(path), options=options, metadata_errors="replace") as container:
             stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
-            if stream is None:
-                raise DataError(path, "has no sound track that can be decoded")
+            # PyAV reads beyond its memory for planar frames of more than 8 channels.
+            if stream is None or stream.codec_context.channels > 8:
+                raise DataError(path, "has no sound track of at most 8 channels that can be decoded")
             yield stream
     except av.error.FFmpegError as error:
         raise DataError(path, f"cannot be read as sound ({error.strerror})") from error
@@ -126,8 +127,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[av.AudioStream]:
 def _promised_seconds(stream: av.AudioStream) -> float | None:
     """The length that the header states, None without one."""
     # For an mp3 without a Xing tag, which would also tell the encoder's delay, FFmpeg guesses from the bit rate.
-    guessed = stream.container.format.name == "mp3" and not stream.start_time
-    if stream.duration is None or guessed:
+    if stream.duration is None or (stream.container.format.name == "mp3" and not stream.start_time):
         return None
     # FFmpeg shortens what the header of a wav file promises to what the file holds.
     excess = _wav_excess(stream.container.name) if stream.container.format.name == "wav" else 1.0
@@ -153,11 +153,11 @@ def _end(path: str, start: float) -> float:
 
 def _frames(stream: av.AudioStream, start: float, channels: int) -> Iterator[tuple[int, np.ndarray]]:
     """Sound from somewhat before ``start`` seconds on: index of the first sample, samples (channels, n)."""
-    container, origin = stream.container, stream.start_time or 0
+    container, origin, position = stream.container, stream.start_time or 0, 0
+    width = stream.codec_context.channels  # A damaged packet can change it.
     # Of the codings in wav files only PCM has exact time stamps after a seek; some frames of ADPCM have none at all.
     exact = container.format.name != "wav" or stream.codec_context.name.startswith("pcm")
     early = max(0.0, start - _PREROLL) if exact else 0.0
-    position = None if early else 0
     # A failed seek costs time only; a packet that cannot be delimited ends the file.
     if early:
         with suppress(av.error.FFmpegError):
@@ -165,14 +165,14 @@ def _frames(stream: av.AudioStream, start: float, channels: int) -> Iterator[tup
     with suppress(av.error.FFmpegError):
         for packet in container.demux(stream):
             frames = []
-            with suppress(av.error.FFmpegError):
-                frames = packet.decode()
-            for frame in frames:
-                if frame.pts is not None:
-                    position = round((frame.pts - origin) * stream.time_base * stream.rate)
-                if position is not None:
-                    yield position, _samples(frame, channels)
-                    position += frame.samples
+            # Damage is an FFmpegError, a format that PyAV cannot hand over (64-bit integers) a ValueError.
+            with suppress(av.error.FFmpegError, ValueError):
+                frames = [(f.pts, _samples(f, channels)) for f in packet.decode() if f.layout.nb_channels == width]
+            for pts, samples in frames:
+                if pts is not None:
+                    position = round((pts - origin) * stream.time_base * stream.rate)
+                yield position, samples
+                position += samples.shape[1]
 
 
 def _samples(frame: av.AudioFrame, channels: int) -> np.ndarray:
@@ -213,8 +213,8 @@ def _resample(clip: np.ndarray, before: int, after: int) -> np.ndarray:
     graph, layout = av.filter.Graph(), _LAYOUTS[len(clip)]
     source = graph.add_abuffer(sample_rate=before, format="fltp", layout=layout)
     graph.link_nodes(source, graph.add("aresample", f"{after}:{_RESAMPLER}"), graph.add("abuffersink")).configure()
-    tail = 2 * math.ceil(_RESAMPLER_REACH * max(1, before / after))
-    frame = av.AudioFrame.from_ndarray(np.pad(clip, ((0, 0), (0, tail))), format="fltp", layout=layout)
+    clip = np.pad(clip, ((0, 0), (0, 2 * math.ceil(_RESAMPLER_REACH * max(1, before / after)))))
+    frame = av.AudioFrame.from_ndarray(clip, format="fltp", layout=layout)
     frame.sample_rate = before
     graph.push(frame)
     return graph.pull().to_ndarray()

@@ -133,7 +133,8 @@ class LogMel(Representation):
         return mel.clamp(min=self.floor).log().unsqueeze(-3)
 
     def decode(self, grid: Float[Tensor, "*b 1 f t"], length: int) -> Float[Tensor, "*b n"]:
-        magnitude = self._magnitude(grid.squeeze(-3).exp())
+        # e^10 is far above full scale: the clamp keeps a wild model's output finite.
+        magnitude = self._magnitude(grid.squeeze(-3).clamp(max=10).exp())
         # Zero initial phase instead of random: the same grid always gives the same sound.
         return torchaudio.functional.griffinlim(
             magnitude,

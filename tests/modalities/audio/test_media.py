@@ -1,6 +1,9 @@
 """Sound files made by other programs, read in full, in clips and when something is wrong with them."""
 
+import contextlib
 import math
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,6 +44,7 @@ OTHER = {
     "piped_sox.wav": "sox source.wav -t wav - > {}",
     "six.wav": FFMPEG + "-f lavfi -i aevalsrc='.1|.2|.3|.4|.5|.6:c=5.1:d=1' -c:a pcm_f32le {}",
     "moov_last.m4a": FFMPEG + "-i source.wav -c:a aac {}",
+    "s64.wav": FFMPEG + "-i source.wav -c:a pcm_s64le {}",
     "silent.mp4": FFMPEG + "-f lavfi -i testsrc=duration=1 -an {}",
 }
 
@@ -95,7 +99,8 @@ def test_lossy_files_read_as_other_decoders_read_them(sounds, name):
     assert (seconds, probed_rate, channels) == (SECONDS, rate, expected.shape[1])
     audio = media.read(sounds / name, rate, channels)
     assert audio.shape == (channels, SECONDS * rate)
-    torch.testing.assert_close(audio, torch.tensor(expected.T)[:, : audio.shape[1]], rtol=0, atol=1e-4)
+    # Two decoders of Opus differ by 2.5e-4, of the others by 1e-6; one sample of delay makes 0.1.
+    torch.testing.assert_close(audio, torch.tensor(expected.T)[:, : audio.shape[1]], rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(None, 2), (16000, 1), (44100, 2), (48000, 1)])
@@ -104,7 +109,9 @@ def test_clips_are_slices_of_the_whole_file(sounds, name, rate, channels):
     path = sounds / name
     rate = rate or media.probe(path).rate
     whole = media.read(path, rate, channels)
-    for start in np.random.default_rng(0).uniform(0, media.probe(path).seconds, 5):
+    seconds = media.probe(path).seconds
+    assert media.read(path, rate, channels, seconds=seconds).shape == (channels, round(seconds * rate))
+    for start in np.random.default_rng(0).uniform(0, seconds, 5):
         clip, first = media.read(path, rate, channels, start, 0.4321), round(start * rate)
         expected = whole[:, first : first + round(0.4321 * rate)]
         torch.testing.assert_close(clip, expected, rtol=0, atol=1e-6 if name in LOSSY else 0)
@@ -135,8 +142,7 @@ def test_mono_is_the_mean_and_stereo_repeats_mono(sounds):
 def test_surround_is_mixed_by_side(sounds):
     left, right, center, low, back_left, back_right = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     stereo = torch.tensor([[left, center, low, back_left], [right, center, low, back_right]]).mean(1, keepdim=True)
-    audio = media.read(sounds / "six.wav", 44100, 2)
-    torch.testing.assert_close(audio, stereo.expand(2, 44100))
+    torch.testing.assert_close(media.read(sounds / "six.wav", 44100, 2), stereo.expand(2, 44100))
     torch.testing.assert_close(media.read(sounds / "six.wav", 44100, 1), torch.full((1, 44100), 0.35))
 
 
@@ -159,8 +165,9 @@ def test_resampling_keeps_what_fits_and_drops_the_rest(tmp_path, before, after):
         assert decibels(media.read(tmp_path / "high.wav", after, 1)[0, middle], high) < -100
 
 
-def broken_files(folder: Path) -> dict[str, Path]:
+def broken_files(folder: Path) -> list[Path]:
     soundfile.write(folder / "header_only.wav", np.zeros(0), 16000)
+    soundfile.write(folder / "twelve.wav", np.zeros((16000, 12)), 16000)
     (folder / "empty.flac").touch()
     for name in ("text.wav", "text.mp3", "text.m4a"):
         (folder / name).write_text("The quick brown fox jumps over the lazy dog.\n" * 20)
@@ -169,18 +176,18 @@ def broken_files(folder: Path) -> dict[str, Path]:
     (folder / "unknown_coding.wav").write_bytes(unknown)
     (folder / "folder.wav").mkdir(exist_ok=True)
     tails = ["source.wav", "s24.wav", "s16.flac", "vbr.mp3", "cbr.mp3", "aac.m4a", "moov_last.m4a"]
-    names = ["missing.wav", "header_only.wav", "empty.flac", "text.wav", "text.mp3", "text.m4a", "folder.wav"]
-    names += ["unknown_coding.wav", "silent.mp4"]
-    return {name: folder / name for name in names} | {f"cut {name}": cut(folder / name, 0.6) for name in tails}
+    names = "missing.wav header_only.wav empty.flac text.wav text.mp3 text.m4a folder.wav unknown_coding.wav silent.mp4"
+    names = [*names.split(), "s64.wav", "twelve.wav"]
+    return [folder / name for name in names] + [cut(folder / name, 0.6) for name in tails]
 
 
 def test_every_broken_file_is_a_data_error_that_names_it(sounds, capfd):
-    for kind, path in broken_files(sounds).items():
+    for path in broken_files(sounds):
         for use in (media.probe, lambda path: media.read(path, 16000, 1, 0.1, 0.5)):
             with pytest.raises(DataError) as caught:
                 use(path)
-            assert str(caught.value).startswith(f"{path}: "), kind
-            assert len(caught.value.reason) > 10, kind
+            assert str(caught.value).startswith(f"{path}: ")
+            assert len(caught.value.reason) > 10
     assert capfd.readouterr().err == ""
 
 
@@ -211,10 +218,22 @@ def test_damage_in_the_middle_is_silent_and_nothing_moves(sounds, capfd):
     assert 0.01 < differs.float().mean() < 0.2
     assert (audio[:, differs] == 0).float().mean() > 0.5
     assert torch.equal(audio[:, -22050:], intact[:, -22050:])
-    middle = (differs.nonzero().float().mean() / 22050).item()
     with pytest.raises(DataError, match="nothing that decodes"):
-        media.read(path, 22050, 2, middle, 0.01)
+        media.read(path, 22050, 2, differs.nonzero().float().mean().item() / 22050, 0.01)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["source.wav", "adpcm.wav", "s16.flac", *LOSSY])
+def test_random_damage_raises_nothing_but_data_errors(sounds, name):
+    random = np.random.default_rng(0)
+    intact = np.fromfile(sounds / name, np.uint8)
+    path = sounds / f"random_{name}"
+    for header in [True, False] * 3:
+        damaged = intact.copy()
+        damaged[random.integers(0, 300 if header else len(damaged), 30)] = random.integers(0, 256, 30)
+        damaged.tofile(path)
+        with contextlib.suppress(DataError):
+            assert media.read(path, 16000, 2, 0.5, 0.5).isfinite().all()
 
 
 def test_a_changed_file_is_probed_again(tmp_path):
@@ -223,6 +242,9 @@ def test_a_changed_file_is_probed_again(tmp_path):
     assert media.probe(path) == (1.0, 16000, 1)
     media.write(torch.zeros(2, 4000), path, 8000)
     assert media.probe(str(path)) == (0.5, 8000, 2)
+    media.write(torch.zeros(2, 4000), path, 16000)
+    os.utime(path, (0, 0))
+    assert media.probe(path) == (0.25, 16000, 2)
 
 
 def test_tags_in_any_encoding_are_no_obstacle(tmp_path):
@@ -262,6 +284,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         media.write(torch.zeros(1, 16000), path, 10**9)
     assert [file.name for file in tmp_path.iterdir()] == ["kept.flac"]
     assert media.probe(path).seconds == 1.0
+    (tmp_path / "folder.wav").mkdir()
+    with pytest.raises(DataError, match="cannot be written"):
+        media.write(torch.zeros(1, 16000), tmp_path / "folder.wav", 16000)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.wav", "kept.flac"]
     with pytest.raises(DataError, match="cannot be written"):
         media.write(torch.zeros(1, 16000), tmp_path / "nowhere" / "sound.wav", 16000)
 
@@ -269,8 +295,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 def test_wrong_arguments_name_what_is_allowed(tmp_path):
     with pytest.raises(ValueError, match=r"\.wav.*\.flac.*'sound\.mp3'"):
         media.write(torch.zeros(1, 10), tmp_path / "sound.mp3", 16000)
-    with pytest.raises(ValueError, match=r"1 or 2 channels.* with 3"):
-        media.write(torch.zeros(3, 10), tmp_path / "sound.wav", 16000)
+    for shape in [(3, 10), (1, 0)]:
+        with pytest.raises(ValueError, match=rf"1 or 2 channels.* with {re.escape(str(shape))}"):
+            media.write(torch.zeros(shape), tmp_path / "sound.wav", 16000)
     for rate, channels, start in [(0, 1, 0.0), (16000, 3, 0.0), (16000, 1, -1.0)]:
         with pytest.raises(ValueError, match=f"rate={rate}, channels={channels}, start={start}"):
             media.read(tmp_path / "sound.wav", rate, channels, start)

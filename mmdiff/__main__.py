@@ -1,0 +1,5 @@
+"""``python -m mmdiff`` is the command ``mmdiff``."""
+
+from mmdiff.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""Problems with known answers, written without any of mmdiff's formulas, and what measures errors against them."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from scipy.special import ndtr
+from torch import Tensor, nn
+
+from mmdiff.types import Context
+
+SIZES = {2: (5,), 3: (2, 5), 4: (2, 3, 4), 5: (2, 2, 3, 2)}
+"""Sizes of one example by the number of dimensions of a batch."""
+
+
+class Mixture:
+    """A mixture of isotropic Gaussians: its exact posterior mean, samples, and end points of its probability flow."""
+
+    def __init__(self, means: Sequence[Sequence[float]], stds: Sequence[float], weights: Sequence[float]):
+        self.means = torch.tensor(means, dtype=torch.float64)
+        self.stds = torch.tensor(stds, dtype=torch.float64)
+        self.weights = torch.tensor(weights, dtype=torch.float64)
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """E[x0 | x0 + sigma eps = x] for x (b, d) and a scalar sigma."""
+        y = x.double()[:, None]
+        noise = float(sigma) ** 2
+        variance = self.stds[:, None] ** 2 + noise
+        size = self.means.shape[1]
+        log_likelihood = -((y - self.means) ** 2).sum(-1) / (2 * variance[:, 0]) - size / 2 * variance[:, 0].log()
+        share = torch.softmax(log_likelihood + self.weights.log(), 1)[..., None]
+        posterior = (self.means * noise + self.stds[:, None] ** 2 * y) / variance
+        return (share * posterior).sum(1).to(x.dtype)
+
+    def draw(self, n: int) -> Tensor:
+        component = torch.multinomial(self.weights, n, replacement=True)
+        return self.means[component] + self.stds[component, None] * torch.randn(n, self.means.shape[1]).double()
+
+    def cdf(self, x: np.ndarray) -> np.ndarray:
+        """Of a mixture in one dimension."""
+        each = ndtr((x[..., None] - self.means[:, 0].numpy()) / self.stds.numpy())
+        return (each * self.weights.numpy()).sum(-1)
+
+    def flow(self, x: Tensor, start: float, end: float) -> Tensor:
+        """Where the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma takes x; end = 0 to about 1e-12."""
+
+        def slope(sigma: float, flat: np.ndarray) -> np.ndarray:
+            state = torch.from_numpy(flat.reshape(x.shape))
+            return ((state - self(state, sigma)) / sigma).numpy().ravel()
+
+        span = (start, max(end, 1e-6))
+        path = solve_ivp(slope, span, x.numpy().ravel(), method="DOP853", rtol=1e-12, atol=1e-12)
+        return torch.from_numpy(path.y[:, -1].reshape(x.shape))
+
+
+LINE = Mixture([[-1.5], [0.4], [1.2]], [0.5, 0.3, 0.6], [0.3, 0.2, 0.5])
+PLANE = Mixture([[-1.0, 0.5], [1.0, 1.0], [0.3, -1.2]], [0.6, 0.4, 0.5], [0.5, 0.2, 0.3])
+
+
+def two_bumps(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """Exact denoiser of elements that are independent, each N(-1, 1/4) or N(1, 1/4); any sigma that broadcasts."""
+    variance = 0.25 + sigma**2
+    return 0.25 / variance * x + sigma**2 / variance * torch.tanh(x / variance)
+
+
+def gaussian_flow(x: Tensor, start: float, end: float, mean: float, std: float) -> Tensor:
+    """End point of the probability flow of N(mean, std^2)."""
+    return mean + (x - mean) * math.sqrt((std**2 + end**2) / (std**2 + start**2))
+
+
+def order(error: Callable[[int], float], steps: Sequence[int]) -> float:
+    """Order of convergence: minus the slope of log error over log steps."""
+    slope, _ = np.polyfit(np.log(steps), np.log([error(n) for n in steps]), 1)
+    return -slope
+
+
+class Elementwise(nn.Module):
+    """A network that treats elements alike; it remembers what it was called with."""
+
+    def __init__(self, gain: float = 0.3, bias: float = 0.7):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.bias = nn.Parameter(torch.tensor(bias))
+        self.calls: list[tuple[Tensor, Tensor, Context]] = []
+
+    def forward(self, x: Tensor, noise: Tensor, context: Context) -> Tensor:
+        self.calls.append((x, noise, context))
+        if noise.ndim == 1:
+            noise = noise.reshape(-1, *[1] * (x.ndim - 1))
+        return self.gain * torch.tanh(x) + self.bias * torch.sin(noise)

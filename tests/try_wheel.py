@@ -1,0 +1,42 @@
+"""Builds a wheel, installs it with its audio extra in a clean environment, and runs it from another directory.
+
+Run it as a script. It installs torch anew, so it takes minutes and some gigabytes in the temporary folder.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, ROOT, cwd=place)
+        wheel = next(place.glob("*.whl"))
+        venv.create(place / "env", with_pip=True)
+        python = place / "env" / "bin" / "python"
+        run(python, "-m", "pip", "install", "--quiet", f"{wheel}[audio]", cwd=place)
+        mmdiff = python.with_name("mmdiff")
+        info = run(mmdiff, "info", cwd=place)
+        if "audio/notes" not in info:
+            sys.exit(f"mmdiff info of the wheel knows no audio/notes:\n{info}")
+        run(mmdiff, "train", "experiment=audio/notes", "debug=fast", "data.dataset.size=16", cwd=place)
+        if not list(place.glob("runs/audio/notes/*/checkpoints/last.ckpt")):
+            sys.exit("the wheel's training left no checkpoint")
+        print(f"{wheel.name}: installed, mmdiff info and two training steps ran from {place}")
+
+
+if __name__ == "__main__":
+    main()
