@@ -100,8 +100,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise DataError(path, f"is not valid {path.suffix[1:]}: {error}") from error
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not row.get("file_name"):
+        if not isinstance(row, dict) or not row.get("file_name") or not isinstance(row["file_name"], str):
             raise DataError(path, f"row {number} has no file_name")
+        if None in row:
+            raise DataError(path, f"row {number} has more cells than the header has columns")
     if path.suffix == ".csv":
         for column in set(rows[0]) - {"file_name"} if rows else ():
             values = [row[column] or None for row in rows]

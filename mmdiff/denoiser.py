@@ -21,7 +21,7 @@ def expand_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes do not fit.
     """
-    sigma = torch.as_tensor(sigma).to(device=x.device, dtype=x.dtype)
+    sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype)
     if sigma.ndim == 0 or (sigma.ndim == 1 and len(sigma) == len(x)):
         return sigma.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))
     if sigma.ndim == x.ndim and all(s in (1, n) for s, n in zip(sigma.shape, x.shape, strict=True)):

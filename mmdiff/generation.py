@@ -103,7 +103,7 @@ def make_folder(path: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(folder, f"cannot be written ({error.strerror}); choose another output=DIR") from error
     return folder

@@ -1,6 +1,7 @@
 """Guidance: a denoiser made from a denoiser. Conditions are bound here, so a solver never sees them."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -20,7 +21,7 @@ def classifier_free(
     null: Context,
     *,
     scale: float,
-    interval: tuple[float, float] = (0.0, math.inf),
+    interval: Sequence[float] = (0.0, math.inf),
     rescale: float = 0.0,
 ) -> Denoise:
     """Classifier-free guidance: Ho & Salimans 2022, within an interval of noise levels: Kynkäänniemi et al. 2024.
@@ -43,16 +44,21 @@ def classifier_free(
     both = join(context, null)
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        if scale == 1 or not low < float(torch.as_tensor(sigma).max()) <= high:
+        highest = sigma.flatten(1).amax(1) if sigma.ndim > 1 else sigma
+        acts = (low < highest) & (highest <= high)
+        if scale == 1 or not acts.any():
             return denoise(x, sigma, context)
-        per_example = isinstance(sigma, Tensor) and sigma.ndim > 0 and len(sigma) == len(x)
+        per_example = sigma.ndim > 0 and len(sigma) == len(x)
         twice = torch.cat([sigma, sigma]) if per_example else sigma
         asked, unasked = denoise(torch.cat([x, x]), twice, both).chunk(2)
         x0 = unasked + scale * (asked - unasked)
         if rescale:
             axes = tuple(range(1, x.ndim))
             x0 = x0 * (1 + rescale * (asked.std(axes, keepdim=True) / x0.std(axes, keepdim=True) - 1))
-        return x0
+        if sigma.ndim == 0:
+            return x0
+        acts = acts.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(acts & (sigma > 0) if sigma.ndim > 1 else acts, x0, asked)
 
     return guided
 

@@ -57,6 +57,12 @@ class NoiseSchedule(ABC):
         return torch.cat([self.quantile(t[:-1]), torch.zeros(1, dtype=torch.float64)])
 
 
+def _check_positive(schedule: NoiseSchedule, name: str) -> None:
+    if getattr(schedule, name) <= 0:
+        kind = type(schedule).__name__
+        raise ValueError(f"schedule.{name} must be positive for {kind}, got {getattr(schedule, name):g}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Transformed(NoiseSchedule):
     """A schedule that is uniform in some increasing function of sigma."""
@@ -81,6 +87,10 @@ class Karras(_Transformed):
 
     rho: float = 7.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "rho")
+
     def transform(self, sigma: Tensor) -> Tensor:
         return sigma ** (1 / self.rho)
 
@@ -94,8 +104,7 @@ class LogLinear(_Transformed):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sigma_min == 0:
-            raise ValueError("schedule.sigma_min must be positive for LogLinear, got 0.")
+        _check_positive(self, "sigma_min")
 
     def transform(self, sigma: Tensor) -> Tensor:
         return sigma.log()
@@ -113,8 +122,7 @@ class LogNormal(_Transformed):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.std <= 0:
-            raise ValueError(f"schedule.std must be positive for LogNormal, got {self.std:g}.")
+        _check_positive(self, "std")
 
     def transform(self, sigma: Tensor) -> Tensor:
         return torch.special.ndtr((sigma.log() - self.mean) / self.std)
@@ -135,6 +143,10 @@ class Flow(_Transformed):
     sigma_max: float = 1e3
     shift: float = 1.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "shift")
+
     def transform(self, sigma: Tensor) -> Tensor:
         return sigma / (self.shift + sigma)
 
@@ -147,6 +159,10 @@ class Cosine(_Transformed):
     """Uniform in the angle atan(sigma): Nichol & Dhariwal 2021, with the shift of Hoogeboom et al. 2023."""
 
     shift: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "shift")
 
     def transform(self, sigma: Tensor) -> Tensor:
         return torch.atan(sigma / self.shift)

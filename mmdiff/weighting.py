@@ -32,6 +32,10 @@ class EDM(Weighting):
 
     sigma_data: float = 1.0
 
+    def __post_init__(self):
+        if self.sigma_data <= 0:
+            raise ValueError(f"weighting.sigma_data must be positive, got {self.sigma_data:g}.")
+
     def __call__(self, sigma: Tensor) -> Tensor:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 

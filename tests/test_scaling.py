@@ -37,7 +37,13 @@ def table(s, data):
 
 @pytest.mark.parametrize(
     ("scaling", "name", "data"),
-    [(EDM(), "edm", 1), (EDM(sigma_data=0.5), "edm", 0.5), (Epsilon(), "epsilon", 1), (V(), "v", 1), (Flow(), "flow", 1)],
+    [
+        (EDM(), "edm", 1),
+        (EDM(sigma_data=0.5), "edm", 0.5),
+        (Epsilon(), "epsilon", 1),
+        (V(), "v", 1),
+        (Flow(), "flow", 1),
+    ],
 )
 def test_the_table(scaling, name, data):
     expected = torch.tensor([table(s, data)[name] for s in SIGMAS.tolist()], dtype=torch.float64)

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 def train(config: DictConfig) -> None:
     """Train, or with ``resume=PATH`` go on training; everything is written to the run's folder."""
-    from pathlib import Path
-
     import lightning as L
     from hydra.utils import instantiate
 
     from mmdiff.checkpoint import build_denoiser, check_same_model, to_yaml
     from mmdiff.fitting import fit_config
+    from mmdiff.generation import make_folder
     from mmdiff.module import DiffusionModule
 
     quiet()
@@ -39,7 +38,7 @@ def train(config: DictConfig) -> None:
         weighting=instantiate(config.get("weighting")),
     )
     trainer = build_trainer(config)
-    output = Path(config.output)
+    output = make_folder(config.output)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     size = sum(p.numel() for p in module.parameters())
     print(
@@ -77,6 +76,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for advice in (
         "does not have many workers",
+        "You requested to overfit",
+        "The dirpath has changed",
         "Experiment logs directory .* exists and is not empty",
         "The number of training batches",
         "Checkpoint directory .* exists and is not empty",

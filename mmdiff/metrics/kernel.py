@@ -52,7 +52,7 @@ class KernelDistance(Metric):
         """``{"": distance, "real_halves": the same between two halves of the real set}``; nan with too few samples."""
         real = torch.cat(self.real) if isinstance(self.real, list) else self.real
         fake = torch.cat(self.fake) if isinstance(self.fake, list) else self.fake
-        std, mean = torch.std_mean(real, 0)
+        std, mean = torch.std_mean(real, 0, correction=min(1, len(real) - 1))
         real, fake = (real - mean) / std.clamp(min=1e-9), (fake - mean) / std.clamp(min=1e-9)
         bandwidth = torch.pdist(real).median().item()
         return {

@@ -99,7 +99,7 @@ class UNet(nn.Module):
         if noise.ndim == 1:
             noise = noise.reshape(-1, 1, *[1] * self.dims)
         x = F.pad(x, self.padding(size))
-        noise = F.pad(noise, self.padding(noise.shape[2:]), mode="replicate")
+        noise = F.pad(noise, self.padding([n if n > 1 else 0 for n in noise.shape[2:]]), mode="replicate")
         embeddings = self.embed(noise, context, x.shape[2:])
         h = self.stem(space_to_depth(x, self.patch))
         skips = [h]
@@ -114,8 +114,8 @@ class UNet(nn.Module):
         return h[(slice(None), slice(None), *map(slice, size))]
 
     def padding(self, size: Sequence[int]) -> list[int]:
-        """Amounts for `F.pad` that make sizes divisible by the pyramid's; a size of 1 (no parts) stays."""
-        return [amount for n in reversed(size) for amount in (0, -n % self.multiple if n > 1 else 0)]
+        """Amounts for `F.pad` that make sizes divisible by the pyramid's; a size of 0 (no parts) stays."""
+        return [amount for n in reversed(size) for amount in (0, -n % self.multiple)]
 
     def embed(
         self, noise: Float[Tensor, "b 1 *parts"], context: Context, size: Sequence[int]

@@ -16,7 +16,7 @@ from mmdiff_audio import media
 
 from mmdiff import DataError
 
-SECONDS = 8.0
+SECONDS = 5.0
 LOSSLESS = {
     "speech.wav": "espeak-ng -w {} 'The quick brown fox jumps over the lazy dog, and then it walks back home again.'",
     "source.wav": "sox -M sweep.wav noise.wav {}",
@@ -72,8 +72,8 @@ def cut(path: Path, share: float) -> Path:
     return copy
 
 
-def tone(frequency: float, rate: int, seconds: float = 2.0) -> torch.Tensor:
-    return 0.5 * torch.sin(2 * math.pi * frequency * torch.arange(int(seconds * rate), dtype=torch.float64) / rate)
+def tone(frequency: float, rate: int) -> torch.Tensor:
+    return 0.5 * torch.sin(2 * math.pi * frequency * torch.arange(2 * rate, dtype=torch.float64) / rate)
 
 
 def decibels(signal: torch.Tensor, reference: torch.Tensor) -> float:
@@ -95,15 +95,15 @@ def test_lossy_files_read_as_other_decoders_read_them(sounds, name):
         reference = sounds / "decoded.wav"
         subprocess.run([*FFMPEG.split(), "-i", sounds / name, "-c:a", "pcm_f32le", reference], check=True)
     expected, rate = soundfile.read(reference, dtype="float32", always_2d=True)
-    seconds, probed_rate, channels = media.probe(sounds / name)
-    assert (seconds, probed_rate, channels) == (SECONDS, rate, expected.shape[1])
+    channels = expected.shape[1]
+    assert media.probe(sounds / name) == (SECONDS, rate, channels)
     audio = media.read(sounds / name, rate, channels)
     assert audio.shape == (channels, SECONDS * rate)
     # Two decoders of Opus differ by 2.5e-4, of the others by 1e-6; one sample of delay makes 0.1.
     torch.testing.assert_close(audio, torch.tensor(expected.T)[:, : audio.shape[1]], rtol=0, atol=5e-4)
 
 
-@pytest.mark.parametrize(("rate", "channels"), [(None, 2), (16000, 1), (44100, 2), (48000, 1)])
+@pytest.mark.parametrize(("rate", "channels"), [(None, 2), (16000, 1), (44100, 2)])
 @pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY, "adpcm.wav", "no_length.mp3", "piped.flac"])
 def test_clips_are_slices_of_the_whole_file(sounds, name, rate, channels):
     path = sounds / name
@@ -135,8 +135,8 @@ def test_length_is_found_where_the_header_has_none(sounds, name):
 def test_mono_is_the_mean_and_stereo_repeats_mono(sounds):
     stereo = media.read(sounds / "source.wav", 44100, 2)
     torch.testing.assert_close(media.read(sounds / "source.wav", 44100, 1), stereo.mean(0, keepdim=True))
-    mono = media.read(sounds / "speech.wav", 16000, 1)
-    assert torch.equal(media.read(sounds / "speech.wav", 16000, 2), mono.repeat(2, 1))
+    mono, twice = (media.read(sounds / "speech.wav", 16000, channels) for channels in (1, 2))
+    assert torch.equal(twice, mono.repeat(2, 1))
 
 
 def test_surround_is_mixed_by_side(sounds):
@@ -149,8 +149,8 @@ def test_surround_is_mixed_by_side(sounds):
 def test_channels_without_a_name_count_as_central(tmp_path):
     audio = np.arange(4 * 1600, dtype=np.int16).reshape(1600, 4)
     soundfile.write(tmp_path / "four.wav", audio, 16000)
-    expected = torch.tensor(audio / 32768).float().mean(1)
-    torch.testing.assert_close(media.read(tmp_path / "four.wav", 16000, 2), expected.repeat(2, 1))
+    mean = torch.tensor(audio / 32768).float().mean(1)
+    torch.testing.assert_close(media.read(tmp_path / "four.wav", 16000, 2), mean.repeat(2, 1))
 
 
 @pytest.mark.parametrize(("before", "after"), [(44100, 16000), (48000, 44100), (16000, 48000), (44101, 16000)])
@@ -171,14 +171,12 @@ def broken_files(folder: Path) -> list[Path]:
     (folder / "empty.flac").touch()
     for name in ("text.wav", "text.mp3", "text.m4a"):
         (folder / name).write_text("The quick brown fox jumps over the lazy dog.\n" * 20)
-    unknown = bytearray((folder / "speech.wav").read_bytes())
-    unknown[20:22] = b"\x34\x12"
-    (folder / "unknown_coding.wav").write_bytes(unknown)
+    sound = (folder / "speech.wav").read_bytes()
+    (folder / "unknown.wav").write_bytes(sound[:20] + b"\x34\x12" + sound[22:])
     (folder / "folder.wav").mkdir(exist_ok=True)
     tails = ["source.wav", "s24.wav", "s16.flac", "vbr.mp3", "cbr.mp3", "aac.m4a", "moov_last.m4a"]
-    names = "missing.wav header_only.wav empty.flac text.wav text.mp3 text.m4a folder.wav unknown_coding.wav silent.mp4"
-    names = [*names.split(), "s64.wav", "twelve.wav"]
-    return [folder / name for name in names] + [cut(folder / name, 0.6) for name in tails]
+    names = "missing.wav header_only.wav empty.flac text.wav text.mp3 text.m4a folder.wav silent.mp4 s64.wav twelve.wav"
+    return [folder / name for name in (*names.split(), "unknown.wav")] + [cut(folder / name, 0.6) for name in tails]
 
 
 def test_every_broken_file_is_a_data_error_that_names_it(sounds, capfd):
@@ -194,7 +192,7 @@ def test_every_broken_file_is_a_data_error_that_names_it(sounds, capfd):
 @pytest.mark.parametrize("name", ["source.wav", "s16.flac", "vbr.mp3", "cbr.mp3", "aac.m4a"])
 @pytest.mark.parametrize("share", [0.05, 0.6, 0.95])
 def test_a_file_that_is_cut_off_tells_both_lengths(sounds, name, share):
-    with pytest.raises(DataError, match=r"is cut off: its header promises 8\.00 s") as caught:
+    with pytest.raises(DataError, match=r"is cut off: its header promises 5\.00 s") as caught:
         media.probe(cut(sounds / name, share))
     found = float(caught.value.reason.split()[-2])
     # The bytes of a compressed file are not evenly spread over time.
@@ -202,20 +200,19 @@ def test_a_file_that_is_cut_off_tells_both_lengths(sounds, name, share):
 
 
 def test_a_file_that_lacks_one_percent_is_read(sounds):
-    path = cut(sounds / "source.wav", 0.99)
-    assert media.read(path, 44100, 2).shape[1] == pytest.approx(0.99 * SECONDS * 44100, abs=20)
+    audio = media.read(cut(sounds / "source.wav", 0.99), 44100, 2)
+    assert audio.shape[1] == pytest.approx(0.99 * SECONDS * 44100, abs=20)
 
 
 def test_damage_in_the_middle_is_silent_and_nothing_moves(sounds, capfd):
     damaged = bytearray((sounds / "s16.flac").read_bytes())
-    half = len(damaged) // 2
-    damaged[half : half + 20000] = bytes(20000)
+    damaged[50000:70000] = bytes(20000)
     path = sounds / "damaged.flac"
     path.write_bytes(damaged)
     audio, intact = media.read(path, 22050, 2), media.read(sounds / "s16.flac", 22050, 2)
     assert audio.shape == intact.shape
     differs = (audio != intact).any(0)
-    assert 0.01 < differs.float().mean() < 0.2
+    assert 0.01 < differs.float().mean() < 0.4
     assert (audio[:, differs] == 0).float().mean() > 0.5
     assert torch.equal(audio[:, -22050:], intact[:, -22050:])
     with pytest.raises(DataError, match="nothing that decodes"):
@@ -273,8 +270,8 @@ def test_written_files_read_back(tmp_path, suffix, channels):
 
 def test_samples_beyond_full_scale_are_limited(tmp_path):
     media.write(torch.tensor([[-2.0, -1.0, 0.0, 1.0, 2.0]]), tmp_path / "loud.wav", 8000)
-    full = 32767 / 32768
-    assert torch.equal(media.read(tmp_path / "loud.wav", 8000, 1), torch.tensor([[-1.0, -1.0, 0.0, full, full]]))
+    limited = torch.tensor([[-32768, -32768, 0, 32767, 32767]]) / 32768
+    assert torch.equal(media.read(tmp_path / "loud.wav", 8000, 1), limited)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -298,6 +295,6 @@ def test_wrong_arguments_name_what_is_allowed(tmp_path):
     for shape in [(3, 10), (1, 0)]:
         with pytest.raises(ValueError, match=rf"1 or 2 channels.* with {re.escape(str(shape))}"):
             media.write(torch.zeros(shape), tmp_path / "sound.wav", 16000)
-    for rate, channels, start in [(0, 1, 0.0), (16000, 3, 0.0), (16000, 1, -1.0)]:
-        with pytest.raises(ValueError, match=f"rate={rate}, channels={channels}, start={start}"):
-            media.read(tmp_path / "sound.wav", rate, channels, start)
+    for wrong in [(0, 1, 0.0), (16000, 3, 0.0), (16000, 1, -1.0)]:
+        with pytest.raises(ValueError, match="rate={}, channels={}, start={}".format(*wrong)):
+            media.read(tmp_path / "sound.wav", *wrong)

@@ -1,0 +1,336 @@
+"""The commands as a user types them: what they print, write, refuse, and survive."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mmdiff.checkpoint import load_dict
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.wav"))}
+
+
+def sound(folder: Path, name: str) -> torch.Tensor:
+    import soundfile
+
+    return torch.from_numpy(soundfile.read(folder / name)[0])
+
+
+# Help and information
+
+
+def test_help_is_instant_and_imports_nothing_heavy(program, environment):
+    def once() -> float:
+        start = time.perf_counter()
+        done = subprocess.run([program, "--help"], env=environment, capture_output=True, text=True, check=True)
+        assert "mmdiff COMMAND" in done.stdout
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(3)) < 0.5
+    code = "import sys; sys.argv = ['mmdiff', '--help']; from mmdiff.cli import main; main(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert not {"torch", "lightning", "hydra", "numpy", "matplotlib"} & set(done.stdout.split())
+
+
+def test_unknown_command(command, tmp_path):
+    ran = command("trian", folder=tmp_path)
+    assert ran.status == 2
+    assert "'trian' is not a command" in ran.err
+    assert "train" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "export", "info"])
+def test_help_of_a_command(name, command, tmp_path):
+    ran = command(name, "--help", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("mmdiff ")
+    assert "== Groups (choose with group=option) ==" in ran.out
+    assert "solver: ancestral, dpmpp_2m" in ran.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_cfg_and_search_path(command, tmp_path):
+    ran = command("train", "experiment=audio/notes", "solver=heun", "--cfg", "job", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert yaml.safe_load(ran.out)["solver"]["_target_"] == "mmdiff.solvers.heun"
+    ran = command("train", "experiment=audio/notes", "--info", "searchpath", folder=tmp_path)
+    assert ran.status == 0
+    assert "mmdiff plugin audio" in ran.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_shell_completion(command, tmp_path, monkeypatch):
+    for line, expected in (
+        ("mmdiff train solver=", "solver=ancestral solver=dpmpp_2m solver=euler solver=heun\n"),
+        ("mmdiff train experiment=audio/notes optimizer.l", "optimizer.lr=\n"),
+    ):
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("COMP_POINT", str(len(line)))
+        assert command("train", "-sc", "query=bash", folder=tmp_path) == (0, expected, "")
+
+
+def test_info(command, tmp_path):
+    ran = command("info", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert "torch " + torch.__version__.partition("+")[0] in ran.out
+    assert "audio        mmdiff_audio (mmdiff " in ran.out
+    assert "): ok" in ran.out
+    assert "solver       ancestral, dpmpp_2m, euler, heun" in ran.out
+    assert "experiment   audio/" in ran.out
+
+
+def test_multirun_makes_one_run_per_value(tiny, command, tmp_path):
+    ran = command("train", "-m", "seed=1,2", *tiny, "callbacks.preview.count=0", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    (sweep,) = tmp_path.glob("runs/audio/notes/*_sweep")
+    runs = [sweep / "0", sweep / "1"]
+    assert [yaml.safe_load((run / "config.yaml").read_text())["seed"] for run in runs] == [1, 2]
+    assert all((run / "checkpoints" / "last.ckpt").is_file() for run in runs)
+
+
+# A user's mistakes
+
+MOOD = "+conditioner.embedders={mood: {_target_: mmdiff.conditioning.ClassEmbedder, classes: null}}"
+TRAIN = {
+    "unknown option": (["nosuch=1"], "nosuch"),
+    "unknown option of a group": (["optimizer.lrr=1"], "optimizer.lrr is not an option; did you mean lr?"),
+    "unknown group option": (["solver=dpmpp"], "solver=dpmpp does not exist; did you mean dpmpp_2m?"),
+    "unknown experiment": (["experiment=audio/note"], "did you mean audio/notes?"),
+    "steps": (["steps=0"], "steps"),
+    "batch size": (["data.batch_size=0"], "data.batch_size"),
+    "schedule": (["schedule.sigma_max=0"], "sigma_max"),
+    "wrong shape": (["modality.mean=[1.0, 2.0]"], "modality.mean"),
+    "syntax": (["solver"], "solver"),
+    "no condition": (
+        ["+conditioner.embedders.mood={_target_: mmdiff.conditioning.ClassEmbedder, classes: null}"],
+        "mood",
+    ),
+    "output": (["output=file/run"], "output"),
+    "missing checkpoint to resume": (["resume=nowhere.ckpt"], "nowhere.ckpt"),
+}
+
+
+def check_mistake(ran, named: str) -> None:
+    assert ran.status in (1, 2), ran
+    assert named in ran.err
+    assert "Traceback" not in ran.err
+    assert len(ran.err.splitlines()) <= 3, ran.err
+
+
+@pytest.mark.parametrize("mistake", TRAIN)
+def test_mistake_in_training(mistake, tiny, command, tmp_path):
+    (tmp_path / "file").touch()
+    overrides, named = TRAIN[mistake]
+    base = [o for o in tiny if o.partition("=")[0] != overrides[0].partition("=")[0]]
+    check_mistake(command("train", *base, *overrides, folder=tmp_path), named)
+
+
+def test_missing_choices(command, tmp_path):
+    check_mistake(command("train", folder=tmp_path), "experiment must be given: add experiment=NAME, one of audio/")
+    check_mistake(command("train", "experiment=audio/folder", folder=tmp_path), "data.root must be given")
+    missing = command("train", "experiment=audio/folder", "data.root=nowhere", folder=tmp_path)
+    check_mistake(missing, "nowhere: is not a folder; data.root must name one")
+    (tmp_path / "empty").mkdir()
+    check_mistake(
+        command("train", "experiment=audio/folder", "data.root=empty", folder=tmp_path), "empty: holds no file"
+    )
+
+
+SAMPLE = {
+    "checkpoint not given": (["~checkpoint"], "checkpoint"),
+    "missing checkpoint": (["checkpoint=nowhere.ckpt"], "nowhere.ckpt: does not exist"),
+    "corrupt checkpoint": (["checkpoint=corrupt.ckpt"], "corrupt.ckpt"),
+    "truncated checkpoint": (["checkpoint=truncated.ckpt"], "truncated.ckpt"),
+    "folder that is no export": (["checkpoint=folder"], "model.safetensors"),
+    "unknown option": (["counts=1"], "did you mean count?"),
+    "count": (["count=0"], "count must be"),
+    "steps": (["steps=0"], "steps must be"),
+    "batch size": (["batch_size=0"], "batch_size must be"),
+    "seed": (["seed=-1"], "seed must be"),
+    "device": (["device=tpu"], "device must be one of"),
+    "unknown condition": (["cond={mood: 1}"], "cond.mood is not a condition"),
+    "unknown value": (["cond={timbre: drum}"], "cond.timbre: 'drum' is not one of flute"),
+    "value of a wrong kind": (["cond={pitch: high}"], "cond.pitch: expected numbers"),
+    "no values": (["cond={pitch: []}"], "cond.pitch"),
+    "unknown solver": (["solver=nosuch"], "solver=nosuch does not exist"),
+    "unknown option of the solver": (["solver.eta=1"], "solver.eta is not an option of dpmpp_2m"),
+    "output": (["output=file/samples"], "output"),
+}
+
+
+@pytest.mark.parametrize("mistake", SAMPLE)
+def test_mistake_in_sampling(mistake, checkpoint, command, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "corrupt.ckpt").write_bytes(b"not a checkpoint at all")
+    (tmp_path / "truncated.ckpt").write_bytes(checkpoint.read_bytes()[:-2000])
+    overrides, named = SAMPLE[mistake]
+    given = [] if "checkpoint" in overrides[0].partition("=")[0] else [f"checkpoint={checkpoint}"]
+    overrides = [o for o in overrides if not o.startswith("~")]
+    check_mistake(command("sample", *given, "count=1", *overrides, folder=tmp_path), named)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (["network.width=16"], "network.width is 8, here it is 16"),
+        (["scaling=v"], "scaling._target_ is mmdiff.scaling.EDM"),
+        (["modality.representation.mels=32"], "modality."),
+    ],
+)
+def test_resuming_another_model_is_refused(other, named, tiny, checkpoint, command, tmp_path):
+    ran = command("train", *tiny, f"resume={checkpoint}", *other, folder=tmp_path)
+    check_mistake(ran, named)
+    assert "holds another model" in ran.err
+
+
+def test_traceback_on_demand(process, tmp_path):
+    """By the installed command, without and with the variable that its last line names."""
+    plain = process("sample", "checkpoint=nowhere.ckpt", folder=tmp_path)
+    check_mistake(plain, "nowhere.ckpt: does not exist")
+    assert "HYDRA_FULL_ERROR=1 shows the traceback" in plain.err
+    full = process("sample", "checkpoint=nowhere.ckpt", folder=tmp_path, HYDRA_FULL_ERROR="1")
+    assert full.status == 1
+    assert "Traceback" in full.err
+    assert "mmdiff.errors.DataError: nowhere.ckpt: does not exist" in full.err
+
+
+# Sampling
+
+
+def test_samples_on_disk(checkpoint, command, tmp_path):
+    asked = ["count=3", "seed=5", "steps=3", "cond={pitch: [60, 72], timbre: organ}"]
+    ran = command("sample", f"checkpoint={checkpoint}", *asked, "output=out", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    out = tmp_path / "out"
+    names = ["00000.wav", "00001.wav", "00002.wav"]
+    assert sorted(path.name for path in out.iterdir()) == [*names, "preview.png", "samples.jsonl"]
+    assert (out / "preview.png").read_bytes().startswith(PNG)
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == names
+    assert [row["seed"] for row in rows] == [5, 6, 7]
+    assert [row["cond"] for row in rows] == [{"pitch": pitch, "timbre": "organ"} for pitch in (60, 72, 60)]
+    assert all(row["steps"] == 3 for row in rows)
+    assert all(row["solver"] == {"name": "dpmpp_2m"} and row["guidance"] == {"name": "conditional"} for row in rows)
+    assert rows[0]["schedule"]["name"] == "Karras"
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "ancestral"])
+def test_a_seed_is_a_sample_whatever_is_beside_it(solver, checkpoint, command, tmp_path):
+    def sample(name: str, *options: str) -> dict[str, bytes]:
+        given = [f"checkpoint={checkpoint}", f"solver={solver}", "steps=4", f"output={name}"]
+        ran = command("sample", *given, *options, folder=tmp_path)
+        assert (ran.status, ran.err) == (0, "")
+        return files(tmp_path / name)
+
+    four = sample("four", "count=4", "batch_size=2")
+    assert len(set(four.values())) == 4
+    assert sample("again", "count=4", "batch_size=2") == four
+    # The same shape of batch, but other neighbors and another place in it: the same bytes.
+    assert sample("two", "count=2", "batch_size=2")["00001.wav"] == four["00001.wav"]
+    shifted = sample("shifted", "seed=1", "count=2", "batch_size=2")
+    assert [shifted["00000.wav"], shifted["00001.wav"]] == [four["00001.wav"], four["00002.wav"]]
+    # Another shape of batch: other sums of floating-point numbers.
+    sample("one", "seed=2", "count=1", "batch_size=1")
+    sample("wide", "count=4", "batch_size=16")
+    expected = sound(tmp_path / "four", "00002.wav")
+    torch.testing.assert_close(sound(tmp_path / "one", "00000.wav"), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(sound(tmp_path / "wide", "00002.wav"), expected, rtol=0, atol=1e-4)
+
+
+def test_choices_left_out_come_from_the_checkpoint(tiny, command, train, tmp_path):
+    train(*tiny, "solver=ancestral", "solver.eta=0.5", "guidance=cfg", "steps=3", folder=tmp_path)
+
+    def chosen(*options: str) -> dict:
+        ran = command("sample", "checkpoint=run/checkpoints/last.ckpt", "count=1", *options, folder=tmp_path)
+        assert (ran.status, ran.err) == (0, "")
+        return json.loads((tmp_path / "samples" / "samples.jsonl").read_text())
+
+    saved = chosen()
+    assert saved["solver"] == {"name": "ancestral", "eta": 0.5}
+    assert saved["guidance"]["name"] == "classifier_free"
+    assert (saved["guidance"]["scale"], saved["steps"]) == (2.0, 3)
+    scaled = chosen("guidance.scale=3", "cond={pitch: 60}")
+    assert scaled["guidance"] == saved["guidance"] | {"scale": 3}
+    assert scaled["solver"] == saved["solver"]
+    other = chosen("solver=heun", "schedule=flow", "schedule.shift=2", "steps=2")
+    assert (other["solver"], other["steps"]) == ({"name": "heun"}, 2)
+    assert (other["schedule"]["name"], other["schedule"]["shift"]) == ("Flow", 2)
+
+
+# Evaluation and export
+
+
+def test_evaluate(checkpoint, command, tmp_path):
+    given = [f"checkpoint={checkpoint}", "count=4"]
+    ran = command("evaluate", *given, "output=new", "steps=3", "solver=euler", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    report = json.loads((tmp_path / "new" / "metrics.json").read_text())
+    assert set(report["metrics"]) >= {"kernel_distance", "notes.pitch", "notes.both"}
+    protocol = report["protocol"]
+    assert (protocol["fake_count"], protocol["real_count"]) == (4, 4)
+    assert (protocol["steps"], protocol["solver"], protocol["seed"]) == (3, {"name": "euler"}, 0)
+    assert {"mmdiff", "torch", "checkpoint", "guidance", "schedule"} <= set(protocol)
+    assert all(math.isfinite(value) for value in report["metrics"].values())
+    assert all(f"{value:.4g}" in ran.out for value in report["metrics"].values())
+    samples = tmp_path / "new" / "samples"
+    assert len(files(samples)) == 4
+
+    ran = command("evaluate", *given, f"fake={samples}", f"real={samples}", "output=old", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    report = json.loads((tmp_path / "old" / "metrics.json").read_text())
+    assert (report["protocol"]["real"], report["protocol"]["fake"]) == (str(samples), str(samples))
+    assert math.isfinite(report["metrics"]["kernel_distance"])
+    assert not (tmp_path / "old" / "samples").exists()
+
+
+def test_export_samples_the_same(checkpoint, command, tmp_path):
+    ran = command("export", f"checkpoint={checkpoint}", "output=model", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.yaml", "model.safetensors"]
+    for source, output in ((checkpoint, "a"), ("model", "b")):
+        command("sample", f"checkpoint={source}", "count=2", "cond={pitch: 64}", f"output={output}", folder=tmp_path)
+    assert len(files(tmp_path / "a")) == 2
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+# Interruption
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny, program, environment, command, tmp_path):
+    long = [o for o in tiny if o != "debug=fast"] + ["data.batch_size=2", "trainer.max_steps=1000000"]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(
+            [program, "train", *long, "hydra.run.dir=run"], cwd=tmp_path, env=environment, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while "step/s" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) != 0
+    finally:
+        running.kill()
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log, log
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    step = load_dict(last)["global_step"]
+    assert step > 0
+    more = [*long[:-1], f"trainer.max_steps={step + 3}", f"resume={last}", "hydra.run.dir=more", "steps=2"]
+    ran = command("train", *more, folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert load_dict(tmp_path / "more" / "checkpoints" / "last.ckpt")["global_step"] == step + 3

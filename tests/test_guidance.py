@@ -1,0 +1,182 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from closed_forms import SIZES, two_bumps
+from mmdiff.guidance import classifier_free, conditional, join
+from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
+from mmdiff.types import Context
+
+
+class Shifted:
+    """Exact denoiser of elements around +-1, plus the context's first number; remembers its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, sigma, context):
+        self.calls.append((len(x), sigma))
+        ones = [1] * (x.ndim - 1)
+        level = torch.as_tensor(sigma)
+        if level.ndim == 1:
+            level = level.reshape(-1, *ones)
+        move = context.vector[:, 0].reshape(-1, *ones)
+        return two_bumps(x - move, level) + move
+
+
+def contexts(batch):
+    return Context(vector=torch.arange(1.0, batch + 1)[:, None]), Context(vector=torch.zeros(batch, 1))
+
+
+def sigmas_of(kind, batch, rank):
+    generator = torch.Generator().manual_seed(0)
+    size = SIZES[rank]
+    return {
+        "scalar": torch.tensor(0.7),
+        "per_example": torch.rand(batch, generator=generator) + 0.1,
+        "per_part": torch.rand(1, *size[:-1], size[-1], generator=generator) + 0.1,
+        "per_part_and_example": torch.rand(batch, *[1] * (rank - 2), size[-1], generator=generator) + 0.1,
+    }[kind]
+
+
+KINDS = ["scalar", "per_example", "per_part", "per_part_and_example"]
+
+
+@pytest.mark.parametrize("rank", SIZES)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_the_formula(rank, batch, kind, scale):
+    x, sigma = torch.randn(batch, *SIZES[rank]), sigmas_of(kind, batch, rank)
+    asked, null = contexts(batch)
+    denoise = Shifted()
+    yes, no = denoise(x, sigma, asked), denoise(x, sigma, null)
+    got = classifier_free(denoise, asked, null, scale=scale)(x, sigma)
+    # Ho & Salimans 2022, equation 6, with w = scale - 1.
+    torch.testing.assert_close(got, scale * yes - (scale - 1) * no)
+    assert [n for n, _ in denoise.calls[2:]] == [2 * batch]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scale_1_is_the_conditional_estimate_at_its_price(kind):
+    x, sigma = torch.randn(3, *SIZES[4]), sigmas_of(kind, 3, 4)
+    asked, null = contexts(3)
+    denoise = Shifted()
+    expected = denoise(x, sigma, asked)
+    assert torch.equal(classifier_free(denoise, asked, null, scale=1.0)(x, sigma), expected)
+    assert torch.equal(conditional(denoise, asked, null)(x, sigma), expected)
+    assert [n for n, _ in denoise.calls] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("sigma", "acts"), [(0.1, False), (0.5, False), (0.51, True), (2.0, True), (2.01, False)])
+def test_the_interval_is_open_below_and_closed_above(sigma, acts):
+    x = torch.randn(3, 4)
+    asked, null = contexts(3)
+    denoise = Shifted()
+    guide = classifier_free(denoise, asked, null, scale=3.0, interval=(0.5, 2.0))
+    level = torch.tensor(sigma, dtype=torch.float64)
+    got = guide(x, level)
+    assert [n for n, _ in denoise.calls] == [6 if acts else 3]
+    yes, no = denoise(x, level, asked), denoise(x, level, null)
+    torch.testing.assert_close(got, 3 * yes - 2 * no if acts else yes)
+
+
+@pytest.mark.parametrize("kind", ["per_example", "per_part"])
+def test_the_interval_is_each_examples_own(kind):
+    """By the highest level of its parts; what happens to an example does not depend on the others."""
+    levels = torch.tensor([0.2, 1.0, 5.0])
+    sigma = levels if kind == "per_example" else levels[:, None] * torch.tensor([0.1, 1.0, 0.5, 0.01])
+    x = torch.randn(3, 4)
+    asked, null = contexts(3)
+    got = classifier_free(Shifted(), asked, null, scale=3.0, interval=(0.5, 2.0))(x, sigma)
+    yes, no = Shifted()(x, sigma, asked), Shifted()(x, sigma, null)
+    torch.testing.assert_close(got, torch.stack([yes[0], 3 * yes[1] - 2 * no[1], yes[2]]))
+
+
+@pytest.mark.parametrize("rank", SIZES)
+@pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
+def test_rescale_pulls_back_the_standard_deviation(rank, rescale):
+    x, sigma = torch.randn(3, *SIZES[rank]), torch.tensor(0.8)
+    asked, null = contexts(3)
+    free = classifier_free(Shifted(), asked, null, scale=4.0)(x, sigma)
+    got = classifier_free(Shifted(), asked, null, scale=4.0, rescale=rescale)(x, sigma)
+    std = [t.flatten(1).std(1) for t in (got, free, Shifted()(x, sigma, asked))]
+    torch.testing.assert_close(std[0], (1 - rescale) * std[1] + rescale * std[2])
+    # It scales, and does nothing else.
+    torch.testing.assert_close((got / free).flatten(1).std(1), torch.zeros(3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [0.0, 1.0])
+def test_held_parts_are_exact(rescale):
+    x = torch.randn(3, 2, 5)
+    held = torch.tensor([True, False, True, False, False])
+    asked, null = contexts(3)
+
+    def denoise(x, sigma, context):
+        return torch.where(sigma == 0, x, Shifted()(x, sigma, context))
+
+    guide = classifier_free(denoise, asked, null, scale=5.0, rescale=rescale)
+    got = guide(x, torch.where(held, 0.0, 1.5).reshape(1, 1, 5))
+    assert torch.equal(got[..., held], x[..., held])
+    assert not torch.isclose(got[..., ~held], x[..., ~held]).all()
+    for solver in (euler, heun, dpmpp_2m, ancestral):
+        sigmas = torch.tensor([3.0, 1.0, 0.2, 0.0]).reshape(-1, 1, 1, 1) * ~held
+        *_, last = solver(guide, x, sigmas)
+        assert torch.equal(last.x[..., held], x[..., held])
+        assert last.x.isfinite().all()
+
+
+def test_guidance_composes_with_what_it_returns():
+    """A guided denoiser is a denoiser: guiding it again by the same contexts multiplies the scales."""
+    x, sigma = torch.randn(2, 4), torch.tensor(0.8)
+    asked, null = contexts(2)
+    denoise = Shifted()
+
+    def guided(x, sigma, context):
+        return classifier_free(denoise, context, join(null, null), scale=2.0)(x, sigma)
+
+    got = classifier_free(guided, asked, null, scale=3.0)(x, sigma)
+    torch.testing.assert_close(got, classifier_free(denoise, asked, null, scale=6.0)(x, sigma))
+
+
+def test_guidance_moves_gaussian_samples_to_the_product_law():
+    """With linear exact denoisers the guided flow is linear too: its end point by quadrature of the same ODE."""
+    std, mean, scale = 1.0, 2.0, 3.0
+
+    def denoise(x, sigma, context):
+        move = mean * context.vector[:, :1].to(x)
+        return move + std**2 / (std**2 + float(sigma) ** 2) * (x - move)
+
+    guide = classifier_free(denoise, *contexts(1), scale=scale)
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    sigmas = torch.linspace(10, 0, 401, dtype=torch.float64)
+    *_, last = heun(guide, x, sigmas)
+    # D = move + std^2 / (std^2 + s^2) (x - move) with move = scale * mean, so the Gaussian's closed form holds.
+    expected = scale * mean * (1 - std / math.hypot(std, 10.0))
+    assert last.x.item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_join_keeps_the_structure():
+    first = Context(
+        vector=torch.zeros(2, 3), tokens=torch.zeros(2, 4, 5), token_mask=torch.ones(2, 4, dtype=torch.bool)
+    )
+    second = Context(
+        vector=torch.ones(2, 3), tokens=torch.ones(2, 4, 5), token_mask=torch.zeros(2, 4, dtype=torch.bool)
+    )
+    both = join(first, second)
+    assert both.dense is None
+    for a, b, joined in zip(first[:3], second[:3], both[:3], strict=True):
+        assert torch.equal(joined[:2], a)
+        assert torch.equal(joined[2:], b)
+    assert join(Context(), Context()) == Context()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"interval": (1.0, 1.0)}, "interval"), ({"interval": (2.0, 1.0)}, "interval"), ({"rescale": 1.5}, "rescale")],
+)
+def test_bad_arguments_are_named(arguments, name):
+    with pytest.raises(ValueError, match=f"guidance.{name}"):
+        partial(classifier_free, Shifted(), *contexts(1), scale=2.0)(**arguments)
