@@ -23,6 +23,7 @@ from mmdiff.sampling import Sampler
 
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 PREFIX = "denoiser."
+PARTS = ("modality", "conditioner", "network", "scaling")
 
 
 class Model(NamedTuple):
@@ -76,7 +77,7 @@ def check_same_model(path: str | Path, config: DictConfig) -> None:
         ValueError: naming the first key that differs.
     """
     saved = read_config(path)
-    for key in ("modality", "conditioner", "network", "scaling"):
+    for key in PARTS:
         here, there = to_dict(config[key]), to_dict(saved[key])
         for name in sorted(set(here) | set(there)):
             if here.get(name) != there.get(name):
@@ -109,17 +110,27 @@ def _read_export(folder: Path) -> tuple[DictConfig, dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise DataError(folder, f"holds no {name}; an export has {WEIGHTS} and {CONFIG}")
     try:
-        return cast(DictConfig, OmegaConf.load(folder / CONFIG)), load_file(folder / WEIGHTS)
+        config, state = OmegaConf.load(folder / CONFIG), load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise DataError(folder / WEIGHTS, f"is not a whole safetensors file ({error})") from error
+    except (yaml.YAMLError, OSError) as error:
+        raise DataError(folder / CONFIG, f"is not valid yaml ({error})") from error
+    return _checked(folder / CONFIG, config), state
+
+
+def _checked(path: Path, config: object) -> DictConfig:
+    missing = [name for name in PARTS if not isinstance(config, DictConfig) or name not in config]
+    if missing:
+        raise DataError(path, f"is not from mmdiff: its config has no {missing[0]}")
+    return cast(DictConfig, config)
 
 
 def _read_checkpoint(path: Path) -> tuple[DictConfig, dict[str, Tensor]]:
     checkpoint = load_dict(path)
-    if "config" not in checkpoint or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint.get("config"), dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise DataError(path, "is not a checkpoint of mmdiff: it holds no config")
     state = checkpoint["state_dict"]
-    return OmegaConf.create(checkpoint["config"]), {
+    return _checked(path, OmegaConf.create(checkpoint["config"])), {
         name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)
     }
 

@@ -22,7 +22,7 @@ def save_grid(pictures: Sequence[UInt8[Tensor, "3 h w"]], labels: Sequence[str],
     height, width = (max(p.shape[i] for p in pictures) for i in (1, 2))
     scale = 2.0 / max(height, width)
     figure = Figure(figsize=(columns * (width * scale + 0.1), rows * (height * scale + 0.3)), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.set_axis_off()
     for axis, picture, label in zip(axes, pictures, labels, strict=False):

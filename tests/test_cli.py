@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -334,3 +335,21 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny, program, environment, co
     ran = command("train", *more, folder=tmp_path)
     assert (ran.status, ran.err) == (0, "")
     assert load_dict(tmp_path / "more" / "checkpoints" / "last.ckpt")["global_step"] == step + 3
+
+
+def test_bash_completes_the_line_as_typed(tmp_path):
+    script = """
+    eval "$(mmdiff -sc install=bash)"
+    for COMP_LINE in "mmdiff ev" "mmdiff train solver=h" "mmdiff sample guidance="; do
+        typed=($COMP_LINE); COMP_CWORD=$((${#typed[@]} - 1)); COMPREPLY=()
+        hydra_bash_completion; echo "${COMPREPLY[@]}"
+    done
+    complete -p mmdiff
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    evaluate, solver, guidance, registered = done.stdout.splitlines()
+    assert (evaluate, solver, guidance) == ("evaluate", "solver=heun", "guidance=cfg guidance=none")
+    assert registered.endswith("hydra_bash_completion mmdiff")

@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
+from closed_forms import SIZES, Elementwise
 from torch import nn
 
-from closed_forms import SIZES, Elementwise
 from mmdiff.conditioning import Conditioner
 from mmdiff.denoiser import Denoiser, expand_sigma
-from mmdiff.scaling import EDM, V, Epsilon, Flow
+from mmdiff.scaling import EDM, Epsilon, Flow, V
 from mmdiff.types import Context
 from mmdiff.weighting import MinSNR, Sigmoid, Uniform
 

@@ -3,8 +3,8 @@ from functools import partial
 
 import pytest
 import torch
-
 from closed_forms import SIZES, two_bumps
+
 from mmdiff.guidance import classifier_free, conditional, join
 from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
 from mmdiff.types import Context

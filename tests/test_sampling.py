@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import SIZES, two_bumps
 from scipy.stats import kstest
 
-from closed_forms import SIZES, two_bumps
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.denoiser import Denoiser
 from mmdiff.guidance import classifier_free, conditional
@@ -76,7 +76,7 @@ def test_noise_has_the_dtype_of_the_state(dtype):
 
 
 def test_noise_needs_one_seed_per_example():
-    with pytest.raises(ValueError, match="4 seeds .* 3 examples"):
+    with pytest.raises(ValueError, match=r"4 seeds .* 3 examples"):
         SeededNoise(SEEDS)(torch.empty(3, 5))
 
 

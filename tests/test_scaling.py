@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-
 from closed_forms import two_bumps
-from mmdiff.scaling import EDM, V, Epsilon, Flow
+
+from mmdiff.scaling import EDM, Epsilon, Flow, V
 
 SCALINGS = [EDM(), EDM(sigma_data=0.5), Epsilon(), V(), Flow()]
 every = pytest.mark.parametrize("scaling", SCALINGS, ids=["edm", "edm_half", "epsilon", "v", "flow"])

@@ -172,8 +172,11 @@ def test_draw_takes_one_level_per_stratum_over_all_ranks(schedule, world):
     torch.manual_seed(1)
     n = 16
     edges = schedule.quantile(torch.linspace(0, 1, n * world + 1, dtype=torch.float64))
-    draws = torch.cat([schedule.draw(n, rank=rank, world=world) for rank in range(world)])
+    ranks = [schedule.draw(n, rank=rank, world=world) for rank in range(world)]
+    draws = torch.cat(ranks)
     assert draws.dtype == torch.float64
+    for own in ranks:  # each process sees all levels, not a share of them
+        assert torch.equal(torch.bucketize(own, edges[world:-1:world]), torch.arange(n))
     assert torch.equal(torch.bucketize(draws, edges[1:-1]).sort().values, torch.arange(n * world))
 
 

@@ -1,19 +1,20 @@
 import math
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from closed_forms import LINE, PLANE, SIZES, Mixture, gaussian_flow, order, two_bumps
 from scipy.stats import kstest
 
-from closed_forms import LINE, PLANE, SIZES, Mixture, gaussian_flow, order, two_bumps
 from mmdiff.sampling import SeededNoise
 from mmdiff.schedules import Cosine, Flow, Karras, LinearVP, LogLinear
 from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
 
 SOLVERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 DETERMINISTIC = {name: solver for name, solver in SOLVERS.items() if name != "ancestral"}
-STEPS = (64, 96, 144, 216)
+STEPS = (48, 96, 192)
 ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2}
 SCHEDULES = {
     "karras": Karras(sigma_min=0.05, sigma_max=20.0),
@@ -71,7 +72,7 @@ def test_order_of_convergence(problem, name, schedule, record_property):
 
 
 @every_deterministic
-@every_schedule
+@pytest.mark.parametrize("schedule", [SCHEDULES["karras"], SCHEDULES["flow"]], ids=["karras", "flow"])
 def test_gaussian_data_reach_the_closed_form(name, schedule):
     mean, std = 0.7, 0.4
 
@@ -100,7 +101,7 @@ def test_the_full_grid_to_zero_converges(name, kind):
     schedule = kind(sigma_min=0.0, sigma_max=20.0) if kind is Flow else kind(sigma_min=0.002, sigma_max=20.0)
     x = start(2, 20.0)
     exact = PLANE.flow(x, 20.0, 0.0)
-    misses = [error(end(DETERMINISTIC[name], PLANE, x, schedule.grid(n)), exact) for n in (25, 100, 400)]
+    misses = [error(end(DETERMINISTIC[name], PLANE, x, schedule.grid(n)), exact) for n in (20, 80, 320)]
     assert misses[0] > 3 * misses[1] > 9 * misses[2]
     assert misses[2] < 0.01
 
@@ -118,7 +119,7 @@ def test_euler_is_eulers_method_in_flow_time(schedule):
     x = start(2, 20.0)
     time = (sigmas / (1 + sigmas)).tolist()
     y = (1 - time[0]) * x
-    for t, after in zip(time[:-1], time[1:], strict=True):
+    for t, after in pairwise(time):
         x0 = PLANE(y / (1 - t), t / (1 - t))
         velocity = (y - x0) / t  # eps - x0 with y = (1 - t) x0 + t eps
         y = y + (after - t) * velocity
@@ -130,7 +131,7 @@ def test_euler_is_ddim(schedule):
     sigmas = schedule.grid(20)
     x = start(2, 20.0)
     y = alpha_bar(sigmas[0]).sqrt() * x
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         now, then = alpha_bar(sigma), alpha_bar(after)
         eps = (y - now.sqrt() * PLANE(y / now.sqrt(), sigma)) / (1 - now).sqrt()
         y = then.sqrt() * (y - (1 - now).sqrt() * eps) / now.sqrt() + (1 - then).sqrt() * eps
@@ -183,7 +184,7 @@ def test_dpmpp_2m_ends_at_zero_with_an_euler_step(schedule):
     sigmas = schedule.grid(15)
     x = start(2, 20.0)
     y, before, step_before = x, None, None
-    for sigma, after in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+    for sigma, after in pairwise(sigmas.tolist()):
         now = PLANE(y, sigma)
         step = math.inf if after == 0 else math.log(sigma) - math.log(after)
         if before is None or after == 0:
@@ -203,7 +204,7 @@ def test_ancestral_is_ddim_with_its_eta(schedule, eta):
     x = start(2, 20.0)
     noise = SeededNoise(range(len(x)))
     y = alpha_bar(sigmas[0]).sqrt() * x
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         now, then = alpha_bar(sigma), alpha_bar(after)
         x0 = PLANE(y / now.sqrt(), sigma)
         eps = (y - now.sqrt() * x0) / (1 - now).sqrt()
@@ -235,7 +236,7 @@ def test_samples_follow_the_law_of_the_data(solver):
     torch.manual_seed(0)
     n, sigma = 5000, 80.0
     x = (LINE.draw(n) + sigma * torch.randn(n, 1)).double()
-    got = end(solver, LINE, x, Karras().grid(100 if solver in (heun, dpmpp_2m) else 400)).numpy()[:, 0]
+    got = end(solver, LINE, x, Karras().grid(50 if solver in (heun, dpmpp_2m) else 300)).numpy()[:, 0]
     assert kstest(got, LINE.cdf).pvalue > 1e-3
 
 
@@ -249,7 +250,7 @@ def test_ancestral_has_the_moments_of_the_data():
     def variance(sigmas):
         """The sampler's own: with a linear denoiser it is a linear recursion."""
         now = std**2 + 20.0**2
-        for sigma, after in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        for sigma, after in pairwise(sigmas.tolist()):
             kept = (after / sigma) ** 2
             now = (kept + (1 - kept) * std**2 / (std**2 + sigma**2)) ** 2 * now + after**2 * (1 - kept)
         return now

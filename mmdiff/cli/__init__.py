@@ -1,5 +1,6 @@
 """The command line: ``mmdiff COMMAND [key=value ...]``. Imports nothing heavy, so that help is instant."""
 
+import os
 import runpy
 import sys
 
@@ -25,7 +26,7 @@ usage: mmdiff COMMAND [key=value ...]
   mmdiff COMMAND --cfg job    the composed configuration, without running it
   mmdiff train -m seed=1,2,3  one run per value
 
-Shell completion (bash): eval "$(mmdiff train -sc install=bash)"
+Shell completion (bash): eval "$(mmdiff -sc install=bash)"
 """
 )
 
@@ -36,6 +37,8 @@ def main() -> None:
     Lightning's launcher starts further processes from ``sys.argv``, and Hydra reads it: both must see a module that
     can be run as it stands with nothing but overrides behind it.
     """
+    if sys.argv[1:2] == ["-sc"] and not _complete_command():
+        return
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -47,3 +50,13 @@ def main() -> None:
     else:
         print(f"mmdiff: {arguments[0]!r} is not a command; commands are {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)
+
+
+def _complete_command() -> bool:
+    """Take the command from the line that a shell completes; False if it is the command that is to be completed."""
+    words = os.environ.get("COMP_LINE", "mmdiff train ").split(" ")
+    if len(words) < 3:
+        print(" ".join(COMMANDS))
+        return False
+    sys.argv.insert(1, words[1])
+    return True

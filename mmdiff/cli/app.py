@@ -27,6 +27,7 @@ def run(command: str, job: Callable[[DictConfig], None]) -> None:
     Exits with status 1 after a mistake, saying what was given, what is allowed and which key to change.
     """
     plugins.register()
+    sys.argv[0] = "mmdiff"  # the program that a shell completes; processes that Lightning starts go by the module
     if "COMP_LINE" in os.environ:  # Hydra takes one word off the line to be completed; "mmdiff COMMAND" is two
         os.environ["COMP_LINE"] = os.environ["COMP_LINE"].partition(" ")[2]
     full = os.environ.get(FULL)

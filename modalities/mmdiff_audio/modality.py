@@ -50,6 +50,8 @@ class Audio(Modality):
             raise ValueError(f"modality.channels must be 1 or 2, got {channels}.")
         if seconds <= 0:
             raise ValueError(f"modality.seconds must be positive, got {seconds:g}.")
+        if rate < 1:
+            raise ValueError(f"modality.rate must be at least 1, got {rate}.")
         self.representation = representation or STFT()
         self.rate = rate
         self.channels = channels
@@ -59,6 +61,8 @@ class Audio(Modality):
         self.shape = (channels * self.representation.channels, bins, self.representation.frames(self.length))
         self.mean = self._per_bin(mean, "mean", 0.0)
         self.std = self._per_bin(std, "std", 1.0)
+        if (self.std <= 0).any():
+            raise ValueError(f"modality.std must be positive, got {self.std.min().item():g}.")
 
     def _per_bin(self, values: Sequence[float] | None, name: str, default: float) -> Float[Tensor, "f 1"]:
         bins = self.representation.bins
@@ -122,5 +126,5 @@ class Audio(Modality):
             grids.append(plain.encode(wave)[..., :frames])
         grid = torch.cat(grids, -1).double()
         std, mean = torch.std_mean(grid, dim=(0, 2))
-        std = std.clamp(min=0.05 * std.max().item())
+        std = std.clamp(min=max(0.05 * std.max().item(), 1e-5))
         return {"mean": [float(f"{m:.5g}") for m in mean.tolist()], "std": [float(f"{s:.5g}") for s in std.tolist()]}
