@@ -1,5 +1,6 @@
 import matplotlib.image
 import torch
+
 from mmdiff.pictures import describe, save_grid
 
 
