@@ -66,7 +66,7 @@ class Preview(Callback):
         self.count = count
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Sample, write, and hand the picture to a logger that takes images."""
+        """Sample and write."""
         if trainer.sanity_checking or not self.count or not trainer.is_global_zero:
             return
         assert isinstance(module, DiffusionModule)
@@ -81,9 +81,8 @@ class Preview(Callback):
         for i, item in enumerate(media):
             module.modality.write(item, folder / f"{i:05d}{module.modality.suffix}")
         pictures = [module.modality.preview(item) for item in media]
-        save_grid(
-            pictures, [describe({name: c.get(name) for name in names}) for c in conds], folder.with_suffix(".png")
-        )
+        labels = [describe({name: c.get(name) for name in names}) for c in conds]
+        save_grid(pictures, labels, folder.with_suffix(".png"))
 
 
 class Progress(ProgressBar):

@@ -65,7 +65,7 @@ class ClassEmbedder(Embedder):
 
     @classmethod
     def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
-        return {"classes": sorted(set(values), key=str)}
+        return {"classes": sorted({str(value): value for value in values}.values(), key=str)}
 
 
 class NumberEmbedder(Embedder):
@@ -130,6 +130,8 @@ class Conditioner(nn.Module):
         contexts = []
         for name, embedder in self.embedders.items():
             values = list(cond.get(name, [None] * count))
+            if len(values) != count:
+                raise ValueError(f"cond.{name} has {len(values)} values for {count} examples.")
             if self.training and embedder.drop:
                 values = [None if u < embedder.drop else v for u, v in zip(torch.rand(count), values, strict=True)]
             try:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Folder(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        for i in (*range(index, len(self)), *range(index)):
+        for i in chain(range(index, len(self)), range(index)):
             if self.bad[i]:
                 continue
             try:

@@ -1,6 +1,7 @@
 """Evaluation: metrics of generated media against real ones, written with the protocol that produced them."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def write_report(values: Mapping[str, float], protocol: Mapping[str, Any], folde
     for name, value in values.items():
         print(f"{name:{width}}  {value:.4g}")
     report = {
-        "metrics": dict(values),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in values.items()},
         "protocol": {**protocol, "mmdiff": mmdiff.__version__, "torch": torch.__version__},
     }
     (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

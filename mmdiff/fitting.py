@@ -26,7 +26,7 @@ def fit_config(config: DictConfig, data: DataModule) -> None:
     """
     if any(value is None for value in config.modality.values()):
         _fill(config.modality, data.modality.fit(data.media(EXAMPLES)))
-        data.modality = instantiate(config.modality)
+    data.modality = instantiate(config.modality)
     conditions = data.conditions
     if config.conditioner.embedders is None:
         with open_dict(config):
@@ -37,6 +37,14 @@ def fit_config(config: DictConfig, data: DataModule) -> None:
                 known = ", ".join(conditions) or "none"
                 raise ValueError(f"conditioner.embedders.{name}: the data have no such condition; they have {known}.")
             _fill(node, cast(type[Embedder], get_class(node._target_)).fit(conditions[name]))
+
+
+def adopt(config: DictConfig, saved: DictConfig) -> None:
+    """Fill the null arguments with what a saved configuration has learned: a resumed run does not learn anew."""
+    _fill(config.modality, saved.modality)
+    _fill(config.conditioner, saved.conditioner)
+    for name, node in config.conditioner.embedders.items():
+        _fill(node, saved.conditioner.embedders.get(name, {}))
 
 
 def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -169,3 +169,13 @@ def test_merging_joins_tokens_and_dense_signals():
     assert merged.token_mask.tolist() == [[True] * 6 + [False]] * 2
     assert torch.equal(merged.dense, torch.cat([torch.ones(2, 1, 5), dense], 1))
     assert merge([]) == Context()
+
+
+def test_a_condition_has_one_value_per_example():
+    conditioner = Conditioner(8, {"label": ClassEmbedder(8, ["a", "b"])})
+    with pytest.raises(ValueError, match=r"cond\.label has 2 values for 3 examples"):
+        conditioner({"label": ["a", "b"]}, 3)
+
+
+def test_labels_that_read_alike_are_one_class():
+    assert ClassEmbedder.fit([7, "7", "a"]) == {"classes": ["7", "a"]}

@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mmdiff.data import DataModule
-from mmdiff.fitting import fit_config, infer_embedders
+from mmdiff.fitting import adopt, fit_config, infer_embedders
 
 EMBEDDER = "mmdiff.conditioning."
 
@@ -95,3 +95,15 @@ def test_one_number_that_never_changes():
     config, data = make([{"speed": 3}] * 4, None)
     fit_config(config, data)
     assert config.conditioner.embedders.speed.std > 0
+
+
+def test_a_resumed_run_adopts_what_was_learned():
+    saved, data = make(CONDS, None, {"mean": None, "std": None})
+    fit_config(saved, data)
+    other = [{"mood": "z", "speed": 100.0}] * 3
+    config, data = make(other, None, {"mean": None, "std": None})
+    adopt(config, saved)
+    fit_config(config, data)
+    assert config.modality == saved.modality
+    assert config.conditioner.embedders.mood.classes == ["a", "b"]
+    assert data.modality.mean == saved.modality.mean

@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from mmdiff.callbacks import EMA, ConfigInCheckpoint, Preview, Progress
@@ -11,6 +12,7 @@ from mmdiff.data import DataModule
 from mmdiff.denoiser import Denoiser
 from mmdiff.guidance import conditional
 from mmdiff.module import DiffusionModule
+from mmdiff.plugins import core_conf
 from mmdiff.sampling import Sampler
 from mmdiff.scaling import EDM
 from mmdiff.schedules import Karras, LogNormal
@@ -185,3 +187,20 @@ def test_resuming_goes_on_from_the_step(module, numbers, tmp_path):
     assert second.global_step == 7
     steps = {int(state["step"]) for state in second.optimizers[0].state.values()}
     assert steps == {7}
+
+
+def test_previews_show_the_averaged_weights(module, numbers, tmp_path):
+    shipped = list(yaml.safe_load((core_conf() / "callbacks" / "default.yaml").read_text()))
+    assert shipped.index("preview") < shipped.index("ema")
+    seen = []
+
+    def sampler(denoiser, shape, cond, seeds):
+        seen.append(next(denoiser.network.parameters()).clone())
+        return torch.zeros(len(seeds), *shape)
+
+    average = EMA()
+    callbacks = {"preview": Preview(sampler, tmp_path, count=1), "ema": average}
+    every_four = {"val_check_interval": 4, "check_val_every_n_epoch": None}
+    trainer = make_trainer(tmp_path, *(callbacks[n] for n in shipped if n in callbacks), steps=4, **every_four)
+    trainer.fit(module, DataModule(examples(32), numbers, batch_size=4, held_out=6))
+    assert torch.equal(seen[-1], next(average._average_model.module.denoiser.network.parameters()))

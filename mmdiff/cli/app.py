@@ -40,6 +40,10 @@ def run(command: str, job: Callable[[DictConfig], None]) -> None:
             job(config)
         except MISTAKES as error:
             _fail(command, error, show=full == "1")
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            _fail(command, error, show=full == "1")  # an option that a class or function does not take
         finally:
             os.environ[FULL] = "1"  # for the next job of a multirun
 

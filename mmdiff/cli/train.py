@@ -18,17 +18,18 @@ def train(config: DictConfig) -> None:
     import lightning as L
     from hydra.utils import instantiate
 
-    from mmdiff.checkpoint import build_denoiser, check_same_model, to_yaml
-    from mmdiff.fitting import fit_config
+    from mmdiff.checkpoint import build_denoiser, check_same_model, read_config, to_yaml
+    from mmdiff.fitting import adopt, fit_config
     from mmdiff.generation import make_folder
     from mmdiff.module import DiffusionModule
 
     quiet()
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data)
-    fit_config(config, data)
     if config.resume:
+        adopt(config, read_config(config.resume))
         check_same_model(config.resume, config)
+    fit_config(config, data)
     module = DiffusionModule(
         build_denoiser(config, data.modality),
         data.modality,
