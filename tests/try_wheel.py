@@ -23,7 +23,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, ROOT, cwd=place)
+        run(sys.executable, "-m", "build", "--wheel", "--outdir", place, ROOT, cwd=place)
         wheel = next(place.glob("*.whl"))
         venv.create(place / "env", with_pip=True)
         python = place / "env" / "bin" / "python"
