@@ -1,5 +1,7 @@
 """Bad data and bad numbers, said in words a user can act on."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from os import PathLike
 
 
@@ -18,6 +20,13 @@ class DataError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def allowed(given: str, options: Sequence[str], owner: str) -> str:
+    """What ``owner`` takes instead of what was given, the nearest first."""
+    close = get_close_matches(given, options, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}{owner} takes {', '.join(options) or 'none'}"
 
 
 def check_at_least(least: int, **values: object) -> None:

@@ -1,41 +1,51 @@
 """Generation to files: from a model and what is asked of it to a folder a person can look into."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from tqdm import tqdm
 
 from mmdiff.checkpoint import Model, build_sampler, to_dict
-from mmdiff.errors import DataError, check_at_least
+from mmdiff.errors import DataError, allowed, check_at_least
 from mmdiff.pictures import describe, save_grid
+from mmdiff.sampling import Sampler
 
 PICTURED = 64  # samples in the preview
 CHOICES = ("schedule", "solver", "guidance", "steps")
 
 
-def override(config: DictConfig, given: DictConfig) -> None:
-    """Put the sampling choices of a command over those of a checkpoint.
+def override(model: Model, given: DictConfig) -> Model:
+    """A model with the sampling choices of a command over those of its checkpoint.
 
-    A group chosen anew replaces the checkpoint's; single values given without a choice are set in it.
+    A group chosen anew replaces the checkpoint's; single values given without a choice are set in it. Values of the
+    modality apply to what is generated, for instance a longer duration; the network stays as it was trained.
 
     Raises:
         ValueError: for a value that the checkpoint's choice does not take.
     """
+    config = model.config
     with open_dict(config):
-        for name in CHOICES:
+        for name in (*CHOICES, "modality"):
             value = given.get(name)
             if isinstance(value, DictConfig) and "_target_" not in value:
-                surplus = set(value) - set(config[name])
+                surplus = min(set(value) - set(config[name]), default=None)
+                if surplus and name == "modality":
+                    options = [str(key) for key in (*given, *config.modality) if key not in ("hydra", "_target_")]
+                    raise ValueError(f"{surplus} is not an option; {allowed(surplus, options, 'the command')}.")
                 if surplus:
                     chosen = config[name]["_target_"].rpartition(".")[2]
-                    raise ValueError(f"{name}.{min(surplus)} is not an option of {chosen}; choose another {name}=NAME.")
+                    raise ValueError(f"{name}.{surplus} is not an option of {chosen}; choose another {name}=NAME.")
                 config[name] = OmegaConf.merge(config[name], value)
             elif value is not None:
                 config[name] = value
+    return model if given.get("modality") is None else model._replace(modality=instantiate(config.modality))
 
 
 def spread(cond: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
@@ -48,10 +58,21 @@ def spread(cond: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     return [{name: values[i % len(values)] for name, values in lists.items()} for i in range(count)]
 
 
-def batches(model: Model, conds: Sequence[Mapping[str, Any]], *, seed: int, batch_size: int) -> Iterator[Tensor]:
-    """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i``."""
+def batches(
+    model: Model,
+    conds: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    batch_size: int,
+    given: Sequence[Tensor] = (),
+    known: str | None = None,
+    extend: int = 0,
+) -> Iterator[Tensor]:
+    """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i`` (see `generate`)."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
-    check_at_least(0, seed=seed)
+    check_at_least(0, seed=seed, extend=extend)
+    if known is not None and not given:
+        raise ValueError(f"known={known} names parts of given media; add given=FILE.")
     sampler = build_sampler(model.config)
     names = sorted({name for cond in conds for name in cond})
     with tqdm(total=len(conds), unit="sample", dynamic_ncols=True) as bar:
@@ -59,14 +80,71 @@ def batches(model: Model, conds: Sequence[Mapping[str, Any]], *, seed: int, batc
             part = conds[start : start + batch_size]
             seeds = range(seed + start, seed + start + len(part))
             cond = {name: [c.get(name) for c in part] for name in names}
-            yield model.modality.decode(sampler(model.denoiser, model.modality.shape, cond, seeds).cpu())
+            draw = partial(_draw, model, sampler, cond)
+            media = draw(
+                seeds, [given[i % len(given)] for i in range(start, start + len(part))] if given else [], known
+            )
+            yield _go_on(draw, media, seeds, model.modality.time, extend) if extend else media
             bar.update(len(part))
 
 
+def _draw(
+    model: Model,
+    sampler: Sampler,
+    cond: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    given: Sequence[Tensor],
+    known: str | None = None,
+) -> Tensor:
+    """Media of one sample per seed, which complete the given ones."""
+    modality = model.modality
+    if not given:
+        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds).cpu())
+    placed = [modality.place(media, known) for media in given]
+    x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
+    if kept.flatten(1).all(1).any():
+        raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
+    return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept).cpu())
+
+
+def _go_on(draw: Callable[..., Tensor], media: Tensor, seeds: Sequence[int], time: int | None, times: int) -> Tensor:
+    """Continue media from their last half, again and again; round r takes seeds 2^32 r higher."""
+    if time is None:
+        raise ValueError("extend continues in time, which samples of this modality do not have; leave it out.")
+    clip = media
+    length = clip.shape[time]
+    half = length // 2
+    for round_ in range(1, times + 1):
+        last = list(clip.narrow(time, length - half, half))
+        clip = draw([seed + (round_ << 32) for seed in seeds], last)
+        media = torch.cat([media, clip.narrow(time, half, length - half)], time)
+    return media
+
+
 def generate(
-    model: Model, conds: Sequence[Mapping[str, Any]], folder: str | Path, *, seed: int = 0, batch_size: int = 16
+    model: Model,
+    conds: Sequence[Mapping[str, Any]],
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    given: Sequence[Tensor] = (),
+    paths: Sequence[Path] = (),
+    known: str | None = None,
+    extend: int = 0,
 ) -> list[Tensor]:
     """Write one file per entry of ``conds``, ``samples.jsonl`` and ``preview.png``; returns the batches of media.
+
+    Args:
+        model: what samples.
+        conds: condition values of each sample.
+        folder: for the files.
+        seed: of the first sample; sample i has ``seed + i``.
+        batch_size: samples at a time.
+        given: media that samples complete, used in turn.
+        paths: the files of the given media, whose units the samples are written in.
+        known: the parts of them to keep, in the modality's words (see `Modality.place`).
+        extend: how often to continue each sample from its last half.
 
     Raises:
         ValueError: for a condition that the model does not know.
@@ -78,14 +156,17 @@ def generate(
     index = 0
     chosen = {name: plain(model.config[name]) for name in CHOICES}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
-        for media in batches(model, conds, seed=seed, batch_size=batch_size):
+        for media in batches(model, conds, seed=seed, batch_size=batch_size, given=given, known=known, extend=extend):
             made.append(media)
             for item in media:
                 path = folder / f"{index:05d}{model.modality.suffix}"
-                model.modality.write(item, path)
+                origin = paths[index % len(paths)] if paths else None
+                model.modality.write(model.modality.restore(item, origin) if origin else item, path)
                 if index < PICTURED:
                     pictures.append(model.modality.preview(item))
                 entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
+                if given or extend:
+                    entry |= {"given": origin and str(origin), "known": known, "extend": extend}
                 record.write(json.dumps(entry | chosen, ensure_ascii=False) + "\n")
                 index += 1
     save_grid(pictures, [describe(cond) for cond in conds[:PICTURED]], folder / "preview.png")

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Bool, Float, UInt8
+import torch
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Generator, Tensor
 from torchmetrics import Metric
 
@@ -21,11 +22,13 @@ class Modality(ABC):
         shape: of one example in model space, channels first.
         suffixes: of the files it reads, in lower case with the dot.
         suffix: of the files it writes.
+        time: dimension of media, counted from the end, along which a sample can be continued; None if there is none.
     """
 
     shape: tuple[int, ...]
     suffixes: Sequence[str]
     suffix: str
+    time: int | None = None
 
     @abstractmethod
     def read(self, path: Path, generator: Generator | None = None) -> Tensor:
@@ -39,15 +42,19 @@ class Modality(ABC):
     def write(self, media: Tensor, path: Path) -> None:
         """Write the media of one example."""
 
+    def restore(self, media: Tensor, path: Path) -> Tensor:
+        """Media of one example in the units of a file, for a modality whose `read` normalizes each file by itself."""
+        return media
+
     @abstractmethod
-    def encode(self, media: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def encode(self, media: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Media to model space, standard deviation near 1 per channel. Leading batch dimensions pass through.
 
         Media smaller than the model's shape are padded; `mask` tells where.
         """
 
     @abstractmethod
-    def decode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def decode(self, x: Float[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Model space to media. Leading batch dimensions pass through."""
 
     @abstractmethod
@@ -57,6 +64,21 @@ class Modality(ABC):
     def mask(self, media: Tensor) -> Bool[Tensor, "*d"] | None:
         """The elements of ``encode(media)`` that are data rather than padding; None if all are."""
         return None
+
+    def place(self, media: Tensor, known: str | None = None) -> tuple[Float[Tensor, "*d"], Bool[Tensor, "*parts"]]:
+        """Given media in model space, and which elements generation keeps, with one channel.
+
+        Args:
+            media: of one example.
+            known: the modality's word for the parts to keep; None keeps all that is data rather than padding.
+
+        Raises:
+            ValueError: for a word that the modality does not know, naming those that it knows.
+        """
+        if known is not None:
+            raise ValueError(f"known={known} means nothing to {type(self).__name__}; leave it out to keep all given.")
+        x, data = self.encode(media), self.mask(media)
+        return x, torch.ones_like(x[:1], dtype=torch.bool) if data is None else data.all(0, keepdim=True)
 
     def metrics(self) -> dict[str, Metric]:
         """Metrics by name; each has ``update(media, real=bool, cond={name: values})`` for batches of media."""

@@ -11,7 +11,7 @@ from mmdiff.denoiser import Denoiser
 from mmdiff.modality import Modality
 from mmdiff.sampling import SeededNoise
 from mmdiff.schedules import NoiseSchedule
-from mmdiff.types import Batch
+from mmdiff.types import Batch, Coupling, Levels
 from mmdiff.weighting import Weighting
 
 
@@ -25,6 +25,8 @@ class DiffusionModule(L.LightningModule):
         optimizer: called with the parameters, for instance a partial of `torch.optim.AdamW`.
         lr: called with the optimizer; returns a scheduler that is stepped after every batch.
         weighting: loss weight of each noise level; the prediction type's own when None.
+        levels: lets levels differ between the parts of an example (see `mmdiff.levels`); one for all when None.
+        coupling: matches noise to data, for straighter paths of a flow; independent when None.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class DiffusionModule(L.LightningModule):
         *,
         lr: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         weighting: Weighting | None = None,
+        levels: Levels | None = None,
+        coupling: Coupling | None = None,
     ):
         super().__init__()
         self.denoiser = denoiser
@@ -44,6 +48,8 @@ class DiffusionModule(L.LightningModule):
         self.optimizer = optimizer
         self.lr = lr
         self.weighting = weighting
+        self.levels = levels
+        self.coupling = coupling
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters and its schedule, stepped per batch."""
@@ -58,7 +64,7 @@ class DiffusionModule(L.LightningModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def loss(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Mean loss of a batch at the given noise levels (b,) and noise, like ``batch.x``."""
+        """Mean loss of a batch at the given noise levels (see `mmdiff.denoiser.expand_sigma`) and noise."""
         conditioner = self.denoiser.conditioner
         known = {name: values for name, values in batch.cond.items() if name in conditioner.embedders}
         context = conditioner(known, len(batch.x))
@@ -66,8 +72,14 @@ class DiffusionModule(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss at noise levels that are stratified over the global batch."""
-        sigma = self.train_schedule.draw(len(batch.x), rank=self.global_rank, world=self.trainer.world_size)
-        loss = self.loss(batch, sigma.to(batch.x), torch.randn_like(batch.x))
+        schedule = self.train_schedule
+        sigma = schedule.draw(len(batch.x), rank=self.global_rank, world=self.trainer.world_size).to(batch.x)
+        if self.levels:
+            sigma = self.levels(sigma, batch.x, schedule)
+        noise = torch.randn_like(batch.x)
+        if self.coupling:
+            noise = self.coupling(batch.x, noise)
+        loss = self.loss(batch, sigma, noise)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.x))
         return loss
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmdiff.denoiser import Denoiser, expand_sigma
@@ -96,16 +96,36 @@ class Sampler:
         cond: Mapping[str, Sequence[Any]],
         seeds: Sequence[int],
         on_step: Callable[[Step], None] | None = None,
+        *,
+        given: Float[Tensor, "b *d"] | None = None,
+        known: Bool[Tensor, "b *parts"] | None = None,
     ) -> Float[Tensor, "b *d"]:
-        """Samples of ``shape`` in model space, one per seed; ``cond`` holds one value per seed and name."""
+        """Samples of ``shape`` in model space, one per seed.
+
+        Args:
+            denoiser: the model.
+            shape: of one sample.
+            cond: one value per seed and name.
+            seeds: of the samples.
+            on_step: called with every step.
+            given: data to complete.
+            known: the parts of them to keep, broadcastable against them with one channel; they come out bitwise.
+        """
         conditioner = denoiser.conditioner
+        device = next(denoiser.parameters()).device
         context, null = conditioner(cond, len(seeds)), conditioner.null(len(seeds))
+        sigmas = self.schedule.grid(self.steps)
+        if given is not None and known is not None:
+            given, known = given.to(device), known.to(device)
+            given = torch.where(known, given, 0)
+            sigmas = sigmas.to(given).reshape(-1, *[1] * known.ndim) * ~known
         return sample(
             self.guidance(denoiser, context, null),
             (len(seeds), *shape),
-            self.schedule.grid(self.steps),
+            sigmas,
             self.solver,
             SeededNoise(seeds),
             on_step,
-            device=next(denoiser.parameters()).device,
+            given=given,
+            device=device,
         )

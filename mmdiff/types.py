@@ -68,6 +68,20 @@ class DenoiseInContext(Protocol):
 
 
 @runtime_checkable
+class Levels(Protocol):
+    """``levels(sigma, x0, schedule)``: noise levels that differ within the examples, from one level for each (b,)."""
+
+    def __call__(self, sigma: Tensor, x0: Tensor, schedule: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class Coupling(Protocol):
+    """``coupling(x0, noise)``: the same noise, matched to the data it is mixed with; its law stays the same."""
+
+    def __call__(self, x0: Tensor, noise: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Noise(Protocol):
     """``noise(x)``: unit Gaussian noise of the shape, type and device of ``x``."""
 

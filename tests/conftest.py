@@ -88,7 +88,7 @@ class Numbers(Modality):
         return (torch.arange(self.size) < media.shape[-1])[None] if media.shape[-1] < self.size else None
 
     def preview(self, media):
-        return (media.clamp(0, 1) * 255).byte().expand(3, 1, self.size)
+        return (media.clamp(0, 1) * 255).byte().expand(3, 1, media.shape[-1])
 
     def fit(self, media):
         values = torch.cat([m.flatten() for m in media])

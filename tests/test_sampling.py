@@ -152,6 +152,23 @@ def test_a_known_region_with_a_network(denoiser, solver):
     assert got.isfinite().all()
 
 
+@every
+@pytest.mark.parametrize("guidance", [conditional, partial(classifier_free, scale=2.0)], ids=["plain", "guided"])
+def test_sampler_completes_what_is_given(denoiser, solver, guidance):
+    given = torch.randn(2, 2, 8)
+    known = torch.stack([torch.arange(8) < 3, torch.arange(8) % 2 == 0])[:, None]
+    draw = partial(sampler(solver, guidance), denoiser, (2, 8), {"kind": ["a", "b"]}, [1, 2])
+    got = draw(given=given, known=known)
+    everywhere = known.expand_as(given)
+    assert torch.equal(got[everywhere], given[everywhere])
+    assert not torch.isclose(got[~everywhere], given[~everywhere]).any()
+    # what is not known has no say
+    other = torch.where(known, given, 100.0)
+    assert torch.equal(draw(given=other, known=known), got)
+    # what is known has
+    assert not torch.isclose(draw(given=given + 1, known=known)[~everywhere], got[~everywhere]).all()
+
+
 def test_data_noised_a_little_stay_near():
     given = torch.tensor([[1.0, -1.0, 1.0]]).expand(4, 3)
     got = sample(two_bumps, (4, 3), Karras(sigma_max=0.05).grid(5), heun, SeededNoise(SEEDS), given=given)

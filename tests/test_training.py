@@ -1,5 +1,7 @@
 """Training on numbers, a kind of data that the core has never heard of."""
 
+from unittest import mock
+
 import lightning as L
 import pytest
 import torch
@@ -11,6 +13,7 @@ from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.data import DataModule
 from mmdiff.denoiser import Denoiser
 from mmdiff.guidance import conditional
+from mmdiff.levels import PerPart
 from mmdiff.module import DiffusionModule
 from mmdiff.plugins import core_conf
 from mmdiff.sampling import Sampler
@@ -115,6 +118,25 @@ def test_padding_carries_no_loss(module):
     assert gradient.isfinite().all()
 
 
+def test_levels_of_parts_and_coupled_noise_reach_the_loss(module, numbers, monkeypatch):
+    seen = {}
+
+    def loss(x0, sigma, noise, context, **_):
+        seen.update(x0=x0, sigma=sigma, noise=noise)
+        return torch.zeros(len(x0), requires_grad=True)
+
+    monkeypatch.setattr(module.denoiser, "loss", loss)
+    monkeypatch.setattr(type(module), "trainer", mock.Mock(world_size=1, global_rank=0))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    module.levels = PerPart(dim=1, given=1.0, independent=0.0)
+    module.coupling = lambda x0, noise: x0 + 100
+    batch = Batch(torch.randn(8, 1, 4), {}, None)
+    module.training_step(batch, 0)
+    assert seen["sigma"].shape == (8, 1, 4)
+    assert (seen["sigma"] == 0).any()
+    assert torch.equal(seen["noise"], batch.x + 100)
+
+
 def test_conditions_without_an_embedder_are_ignored(module):
     module.eval()
     x, sigma = torch.randn(2, 1, 4), torch.ones(2)
@@ -194,10 +216,12 @@ def test_previews_show_the_averaged_weights(module, numbers, tmp_path):
     assert shipped.index("preview") < shipped.index("ema")
     seen = []
 
-    def sampler(denoiser, shape, cond, seeds):
-        seen.append(next(denoiser.network.parameters()).clone())
-        return torch.zeros(len(seeds), *shape)
+    class Watch(Sampler):
+        def __call__(self, denoiser, shape, cond, seeds):
+            seen.append(next(denoiser.network.parameters()).clone())
+            return torch.zeros(len(seeds), *shape)
 
+    sampler = Watch(schedule=Karras(), steps=1, solver=heun, guidance=conditional)
     average = EMA()
     callbacks = {"preview": Preview(sampler, tmp_path, count=1), "ema": average}
     every_four = {"val_check_interval": 4, "check_val_every_n_epoch": None}

@@ -6,16 +6,16 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import NoReturn
 
 import hydra
+import yaml
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from mmdiff import plugins
-from mmdiff.errors import DataError
+from mmdiff.errors import DataError, allowed
 
 MISTAKES = (DataError, HydraException, OmegaConfBaseException, OSError, ValueError)
 FULL = "HYDRA_FULL_ERROR"
@@ -63,13 +63,27 @@ def _fail(command: str, error: BaseException, *, show: bool) -> NoReturn:
     sys.exit(1)
 
 
-def unset_groups(arguments: Sequence[str]) -> list[str]:
-    """Let ``guidance.scale=3`` stand without ``guidance=...``: the rest then comes from the checkpoint."""
+def from_checkpoint(command: str, arguments: Sequence[str]) -> list[str]:
+    """Let arguments say only what differs from the checkpoint.
+
+    ``guidance.scale=3`` stands without ``guidance=...``; a word that is no option of the command is one of the
+    modality, ``seconds=2`` for ``modality.seconds=2``.
+    """
+    if "-sc" in arguments:  # what follows is for the shell
+        return list(arguments)
+    options = yaml.safe_load((plugins.core_conf() / f"{command}.yaml").read_text(encoding="utf-8"))
+    groups = {name for entry in options.pop("defaults") if isinstance(entry, dict) for name in entry}
     chosen = {argument.partition("=")[0] for argument in arguments}
-    return [
-        f"++{argument}" if argument.split(".")[0] in {"schedule", "solver", "guidance"} - chosen else argument
-        for argument in arguments
-    ]
+
+    def completed(argument: str) -> str:
+        key, equals, _ = argument.partition("=")
+        first = key.split(".")[0]
+        if first in {"schedule", "solver", "guidance", "modality"} - chosen:
+            return f"++{argument}"
+        own = first in {*options, *groups, "hydra"} or not (equals and first.isidentifier())
+        return argument if own else f"++modality.{argument}"
+
+    return [completed(argument) for argument in arguments]
 
 
 def explain(error: BaseException) -> str:
@@ -80,13 +94,13 @@ def explain(error: BaseException) -> str:
     instantiation = _find(error, (InstantiationException,))
     if isinstance(missing, MissingConfigException) and missing.missing_cfg_file:
         group, _, option = str(missing.missing_cfg_file).partition("/")
-        return f"{group}={option} does not exist; {_allowed(option, plugins.options(group), group)}"
+        return f"{group}={option} does not exist; {allowed(option, plugins.options(group), group)}"
     if isinstance(mandatory, MissingMandatoryValue):
         return f"{mandatory.full_key} must be given: add {mandatory.full_key}=VALUE"
     if isinstance(key_error, OmegaConfBaseException) and key_error.parent_node is not None:
         owner, _, key = str(key_error.full_key).rpartition(".")
         known = [str(k) for k in key_error.parent_node if k != "hydra"]
-        return f"{key_error.full_key} is not an option; {_allowed(key, known, owner or 'the command')}"
+        return f"{key_error.full_key} is not an option; {allowed(key, known, owner or 'the command')}"
     if isinstance(instantiation, InstantiationException) and instantiation.__cause__ is not None:
         where = str(instantiation).rpartition("full_key: ")[2].split()
         return ": ".join([*where[:1], _one_line(instantiation.__cause__)])
@@ -101,12 +115,6 @@ def _find(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error
-
-
-def _allowed(given: str, allowed: Sequence[str], owner: str) -> str:
-    close = get_close_matches(given, allowed, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}{owner} takes {', '.join(allowed) or 'none'}"
 
 
 def _one_line(error: BaseException) -> str:

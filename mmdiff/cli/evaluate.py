@@ -1,10 +1,11 @@
 """``mmdiff evaluate``: metrics of new samples, or of a folder of files, against real data."""
 
 import sys
+from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from mmdiff.cli.app import run, unset_groups
+from mmdiff.cli.app import from_checkpoint, run
 
 
 def evaluate(config: DictConfig) -> None:
@@ -22,8 +23,7 @@ def evaluate(config: DictConfig) -> None:
     check_at_least(2, count=config.count)
     torch.manual_seed(config.seed)
     output = make_folder(config.output)
-    model = load(config.checkpoint, choose(config.device))
-    override(model.config, config)
+    model = override(load(config.checkpoint, choose(config.device)), config)
     modality = model.modality
     real = first(Folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
     protocol = {"checkpoint": str(config.checkpoint), "real": config.real or "held out", "real_count": len(real)}
@@ -31,16 +31,38 @@ def evaluate(config: DictConfig) -> None:
         fake = generated(config.fake, modality, config.count)
         protocol |= {"fake": config.fake}
     else:
-        names = model.denoiser.conditioner.embedders
-        asked = [real[i % len(real)][1] for i in range(config.count)]
-        conds = [{name: cond[name] for name in names if name in cond} for cond in asked]
-        media = generate(model, conds, output / "samples", seed=config.seed, batch_size=config.batch_size)
-        fake = list(zip(torch.cat(media), conds, strict=True))
-        protocol |= {"seed": config.seed} | {name: plain(model.config[name]) for name in CHOICES}
+        asked = [real[i % len(real)] for i in range(config.count)]
+        known = list(model.denoiser.conditioner.embedders)
+        names = known if config.ask is None else config.ask
+        check_known(names, known)
+        media = generate(
+            model,
+            [{name: cond[name] for name in names if name in cond} for _, cond in asked],
+            output / "samples",
+            seed=config.seed,
+            batch_size=config.batch_size,
+            given=[] if config.known is None else [media for media, _ in asked],
+            known=config.known,
+        )
+        fake = [(made, cond) for made, (_, cond) in zip(torch.cat(media), asked, strict=True)]
+        protocol |= {"seed": config.seed, "ask": list(names), "known": config.known}
+        protocol |= {name: plain(model.config[name]) for name in CHOICES}
     metrics = modality.metrics() | {name: instantiate(m) for name, m in model.config.metrics.items()}
     write_report(measure(metrics, real, fake), protocol | {"fake_count": len(fake)}, output)
 
 
+def check_known(asked: Sequence[str], known: Sequence[str]) -> None:
+    """Check the names of conditions.
+
+    Raises:
+        ValueError: for one that the model does not know.
+    """
+    surplus = set(asked) - set(known)
+    if surplus:
+        allowed = ", ".join(known) or "none"
+        raise ValueError(f"ask names {min(surplus)}, which is not a condition of this model; it has {allowed}.")
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = unset_groups(sys.argv[1:])
+    sys.argv[1:] = from_checkpoint("evaluate", sys.argv[1:])
     run("evaluate", evaluate)

@@ -37,6 +37,8 @@ def train(config: DictConfig) -> None:
         instantiate(config.optimizer),
         lr=instantiate(config.lr),
         weighting=instantiate(config.get("weighting")),
+        levels=instantiate(config.get("levels")),
+        coupling=instantiate(config.get("coupling")),
     )
     trainer = build_trainer(config)
     output = make_folder(config.output)

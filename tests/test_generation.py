@@ -1,0 +1,153 @@
+"""Completing what is given, and going on from it, with numbers: a kind of data that the core has never heard of."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from conftest import Numbers
+from omegaconf import OmegaConf
+from torch import nn
+
+from mmdiff.checkpoint import Model
+from mmdiff.conditioning import Conditioner
+from mmdiff.denoiser import Denoiser
+from mmdiff.generation import batches, generate, override
+from mmdiff.scaling import EDM
+
+
+class Running(Numbers):
+    """Numbers that can go on in time, of which single ones can be kept by their place."""
+
+    time = -1
+
+    def place(self, media, known=None):
+        if known is None:
+            return super().place(media)
+        return self.encode(media), (torch.arange(self.size) == int(known))[None]
+
+    def restore(self, media, path):
+        return media + len(path.stem)
+
+
+class Neighbors(nn.Module):
+    """Predicts from the number before."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.9))
+
+    def forward(self, x, noise, context):
+        return self.weight * x.roll(1, -1)
+
+
+CONFIG = {
+    "modality": {"_target_": "conftest.Numbers", "size": 4, "mean": 0.0, "std": 1.0},
+    "schedule": {"_target_": "mmdiff.schedules.Karras"},
+    "solver": {"_target_": "mmdiff.solvers.heun", "_partial_": True},
+    "guidance": {"_target_": "mmdiff.guidance.conditional", "_partial_": True},
+    "steps": 4,
+}
+
+
+@pytest.fixture
+def model():
+    denoiser = Denoiser(Neighbors(), EDM(), Conditioner(4)).eval()
+    return Model(denoiser, Running(4), OmegaConf.create(CONFIG))
+
+
+def drawn(model, count=3, **options):
+    options = {"seed": 5, "batch_size": 2} | options
+    return torch.cat(list(batches(model, [{}] * count, **options)))
+
+
+def test_given_media_are_kept_and_used_in_turn(model):
+    given = [torch.tensor([[1.0, 2.0]]), torch.tensor([[-3.0, 4.0]])]
+    made = drawn(model, given=given)
+    assert made.shape == (3, 1, 4)
+    assert torch.equal(made[:, :, :2], torch.stack([given[0], given[1], given[0]]))
+    assert not torch.isclose(made[0, :, 2:], made[2, :, 2:]).any()  # seeds differ
+
+
+def test_known_parts_alone_are_kept(model):
+    given = [torch.tensor([[1.0, 2.0, 3.0, 4.0]])]
+    made = drawn(model, given=given, known="2")
+    assert (made[..., 2] == 3).all()
+    assert not torch.isclose(made[..., [0, 1, 3]], given[0][:, [0, 1, 3]]).any()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_going_on_keeps_what_was_there(model, times):
+    clip = drawn(model)
+    longer = drawn(model, extend=times)
+    assert longer.shape == (3, 1, 4 + 2 * times)
+    assert torch.equal(longer[..., :4], clip)
+    if times > 1:
+        assert torch.equal(longer[..., :6], drawn(model, extend=1))
+    parts = longer.unfold(-1, 2, 2).reshape(3, -1, 2)
+    assert torch.pdist(parts[0]).min() > 1e-3  # every part has noise of its own
+
+
+def test_going_on_from_what_is_given(model):
+    given = [torch.tensor([[1.0, 2.0]])]
+    longer = drawn(model, given=given, extend=1)
+    assert torch.equal(longer[:, 0, :2], given[0].expand(3, 2))
+    assert torch.equal(longer[..., :4], drawn(model, given=given))
+
+
+def test_a_sample_depends_on_its_seed_alone(model):
+    together = drawn(model, extend=1)
+    torch.testing.assert_close(drawn(model, batch_size=1, extend=1), together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(drawn(model, count=1, seed=7, extend=1)[0], together[2], rtol=1e-4, atol=1e-4)
+
+
+def test_the_record_says_what_was_given(model, tmp_path):
+    path = tmp_path / "start.txt"
+    path.write_text("1\n2")
+    made = generate(model, [{}] * 2, tmp_path / "out", given=[model.modality.read(path)], paths=[path], extend=1)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [(line["given"], line["known"], line["extend"]) for line in lines] == [(str(path), None, 1)] * 2
+    written = torch.tensor([float(v) for v in (tmp_path / "out" / "00001.txt").read_text().split()])
+    torch.testing.assert_close(written, made[0][1, 0] + len("start"))  # in the units of the file
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"known": "1"}, "add given=FILE"),
+        ({"given": [torch.ones(1, 4)]}, "known=null keeps all of what is given"),
+        ({"extend": -1}, "extend must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_mistakes(model, options, named):
+    with pytest.raises(ValueError, match=named):
+        drawn(model, **options)
+
+
+def test_a_modality_without_parts_and_time(model):
+    plain = model._replace(modality=Numbers(4))
+    with pytest.raises(ValueError, match="known=2 means nothing to Numbers"):
+        drawn(plain, given=[torch.ones(1, 4)], known="2")
+    with pytest.raises(ValueError, match="extend continues in time"):
+        drawn(plain, extend=1)
+
+
+def test_values_of_the_modality_apply_to_what_is_generated(model):
+    longer = override(model, OmegaConf.create({"modality": {"size": 6}}))
+    assert drawn(longer).shape == (3, 1, 6)
+    with pytest.raises(
+        ValueError, match=r"sizes is not an option; did you mean size\? the command takes steps, modality, "
+    ):
+        override(model, OmegaConf.create({"steps": 3, "modality": {"sizes": 6}}))
+    same = override(model, OmegaConf.create({"modality": None, "steps": 7}))
+    assert same.modality is model.modality
+    assert same.config.steps == 7
+
+
+draw_many = partial(drawn, count=40)
+
+
+def test_the_model_hears_what_is_given(model):
+    """The number after a given one follows it as the network says: x0 grows with what stands before."""
+    low, high = (draw_many(model, given=[torch.tensor([[v]])])[:, 0, 1].mean() for v in (-2.0, 2.0))
+    assert high - low > 0.5
