@@ -221,3 +221,39 @@ def test_fourier_features_are_close_for_close_numbers():
         kernel = math.exp(-((2 * math.pi * bandwidth * distance) ** 2) / 2)
         there = embed(torch.tensor(1.0 + distance))
         assert (here * there).mean().item() == pytest.approx(kernel, abs=5 / math.sqrt(n))
+
+
+# Sequences and memory
+
+
+class Mean(nn.Module):
+    """Mixes by adding the mean of a sequence to each of its members."""
+
+    def forward(self, x, length):
+        return x + x.unflatten(0, (-1, length)).mean(1).repeat_interleave(length, 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (1, 6, 4)], ids=str)
+def test_mixers_join_the_members_of_a_sequence(shape):
+    built = []
+    network = build(shape, mixer=lambda channels, level: built.append((channels, level)) or Mean())
+    assert set(built) == {(8, 0), (16, 1)}
+    x, noise, context = inputs(6, shape)
+    expected = network(x, noise, context, 3)
+    changed = x.clone()
+    changed[0] += 1
+    moved = (network(changed, noise, context, 3) - expected).abs().flatten(1).amax(1)
+    assert (moved[:3] > 1e-4).all()
+    assert (moved[3:] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (1, 6, 4)], ids=str)
+def test_recomputing_changes_no_gradient(shape):
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        network = build(shape, recompute=recompute)
+        x, noise, context = inputs(2, shape)
+        network(x, noise, context).square().mean().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0])

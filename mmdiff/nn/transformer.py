@@ -1,0 +1,122 @@
+"""A diffusion transformer for states of one to three dimensions, with attention along chosen dimensions."""
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmdiff.nn.attention import attend, heads
+from mmdiff.nn.blocks import zero
+from mmdiff.nn.embed import FourierFeatures
+from mmdiff.types import Context
+
+
+class Transformer(nn.Module):
+    """Blocks of attention and multilayer perceptron on patches, modulated by noise level and context: DiT.
+
+    Peebles & Xie 2023, with rotary positions and normalized queries and keys, so that any size divisible into patches
+    can be sampled. The noise level may differ between the parts of an example, down to single patches.
+
+    Args:
+        shape: of one example, (channels, *size).
+        features: size of the context's vector.
+        width: channels of a token.
+        depth: number of blocks.
+        patch: side of a patch along every dimension of size.
+        attention: dimensions of size, counted from 0, along which each block attends; blocks take the entries in turn.
+            ``[[0, 1, 2]]`` is full attention, ``[[1, 2], [0]]`` alternates (factorized attention).
+        head: least channels per head.
+        recompute: forget activations inside blocks and compute them again for the gradient.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        features: int,
+        *,
+        width: int = 384,
+        depth: int = 12,
+        patch: Sequence[int] = (2, 2),
+        attention: Sequence[Sequence[int]] = ((0, 1),),
+        head: int = 64,
+        recompute: bool = False,
+    ):
+        super().__init__()
+        channels, *size = shape
+        self.patch = list(patch)
+        if len(self.patch) != len(size) or any(n % p for n, p in zip(size, self.patch, strict=True)):
+            raise ValueError(f"network.patch {self.patch} does not divide an example of size {size}.")
+        self.recompute = recompute
+        axes = range(len(size))
+        self.states = "b c " + " ".join(f"(n{i} p{i})" for i in axes)
+        self.tokens = f"b {' '.join(f'n{i}' for i in axes)} (c {' '.join(f'p{i}' for i in axes)})"
+        inputs = channels * torch.Size(self.patch).numel()
+        self.fourier = FourierFeatures(width)
+        self.noise = nn.Linear(width, width)
+        self.context = nn.Linear(features, width)
+        self.stem = nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(_Block(width, head, list(axes)) for axes in islice(cycle(attention), depth))
+        self.modulation = zero(nn.Linear(width, 2 * width))
+        self.head = zero(nn.Linear(width, inputs))
+
+    def forward(
+        self, x: Float[Tensor, "b c *size"], noise: Float[Tensor, "b *parts"], context: Context
+    ) -> Float[Tensor, "b c *size"]:
+        """``noise`` is (b,), or has the dimensions of ``x`` with one channel and sizes of 1 or those of ``x``."""
+        grid = [n // p for n, p in zip(x.shape[2:], self.patch, strict=True)]
+        emb = self.embed(noise, context, grid)
+        sides = {f"p{i}": side for i, side in enumerate(self.patch)}
+        h = self.stem(rearrange(x, f"{self.states} -> {self.tokens}", **sides))
+        for block in self.blocks:
+            keeps = self.recompute and torch.is_grad_enabled()
+            h = checkpoint(block, h, emb, use_reentrant=False) if keeps else block(h, emb)
+        scale, shift = self.modulation(F.silu(emb)).chunk(2, -1)
+        h = self.head(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
+        return rearrange(h, f"{self.tokens} -> {self.states}", **sides)
+
+    def embed(
+        self, noise: Float[Tensor, "b *parts"], context: Context, grid: Sequence[int]
+    ) -> Float[Tensor, "b *grid w"]:
+        """Embedding of the noise level and the context of each patch (size 1 where the level is shared)."""
+        if noise.ndim == 1:
+            noise = noise.reshape(-1, 1, *[1] * len(grid))
+        emb = self.noise(self.fourier(noise[:, 0]))
+        for axis, (patch, places) in enumerate(zip(self.patch, grid, strict=True), 1):
+            if emb.shape[axis] > 1:
+                emb = emb.unflatten(axis, (places, patch)).mean(axis + 1)
+        if context.vector is not None:
+            emb = emb + self.context(context.vector).reshape(len(emb), *[1] * len(grid), -1)
+        return emb
+
+
+class _Block(nn.Module):
+    """Attention along some dimensions, then a multilayer perceptron, each gated by the embedding (adaLN-Zero)."""
+
+    def __init__(self, width: int, head: int, axes: Sequence[int]):
+        super().__init__()
+        self.axes = list(axes)
+        self.heads = heads(width, head)
+        self.modulation = zero(nn.Linear(width, 6 * width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Float[Tensor, "b *grid w"], emb: Float[Tensor, "b *parts w"]) -> Float[Tensor, "b *grid w"]:
+        scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = self.modulation(F.silu(emb)).chunk(6, -1)
+        x = x + gate * self.attend(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
+        return x + gate_mlp * self.mlp(F.layer_norm(x, x.shape[-1:]) * (1 + scale_mlp) + shift_mlp)
+
+    def attend(self, x: Float[Tensor, "b *grid w"]) -> Float[Tensor, "b *grid w"]:
+        """Attention among the tokens that differ in their place along the block's axes only."""
+        dims = [1 + axis for axis in self.axes]
+        last = list(range(x.ndim - 1 - len(dims), x.ndim - 1))
+        moved = self.qkv(x).movedim(dims, last)
+        size = moved.shape[last[0] : -1]
+        places = torch.cartesian_prod(*(torch.arange(n, device=x.device, dtype=x.dtype) for n in size))
+        tokens = attend(moved.flatten(last[0], -2), self.heads, places.reshape(-1, len(dims)))
+        return self.out(tokens.unflatten(-2, size).movedim(last, dims))
