@@ -89,9 +89,8 @@ class Transformer(nn.Module):
         for axis, (patch, places) in enumerate(zip(self.patch, grid, strict=True), 1):
             if emb.shape[axis] > 1:
                 emb = emb.unflatten(axis, (places, patch)).mean(axis + 1)
-        if context.vector is not None:
-            emb = emb + self.context(context.vector).reshape(len(emb), *[1] * len(grid), -1)
-        return emb
+        vector = emb.new_zeros(1, self.context.in_features) if context.vector is None else context.vector
+        return emb + self.context(vector).reshape(len(vector), *[1] * len(grid), -1)
 
 
 class _Block(nn.Module):

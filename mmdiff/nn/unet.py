@@ -140,9 +140,9 @@ class UNet(nn.Module):
     ) -> list[Float[Tensor, "b f *places"]]:
         """Embedding of noise level, context and absolute places at each resolution."""
         emb = self.noise(self.fourier(noise[:, 0]).movedim(-1, 1))
-        if context.vector is not None:
-            vector = self.context(context.vector)
-            emb = emb + vector.reshape(*vector.shape, *[1] * self.dims)
+        # Without conditions too, so that every parameter has a gradient: distributed training waits for all of them.
+        vector = self.context(emb.new_zeros(1, self.context.in_features) if context.vector is None else context.vector)
+        emb = emb + vector.reshape(*vector.shape, *[1] * self.dims)
         for axis, place in self.places.items():
             emb = emb + place(size[int(axis)])
         emb = self.mix(F.silu(emb))
