@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format wheel bench
+.PHONY: help demo test test-fast lint format wheel bench bench-video bench-pointcloud
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,5 +38,14 @@ format: $(READY) ## rewrite the code in the project's format
 wheel: $(READY) ## build a wheel and try it in a clean environment
 	$(BIN)/python tests/try_wheel.py
 
-bench: $(READY) ## measure the demo and the full notes experiment; see benchmarks/
-	$(BIN)/python benchmarks/notes.py
+bench: $(READY) ## train the experiments on embedded data and measure what they learned; see benchmarks/
+	$(BIN)/python benchmarks/factors.py
+
+bench-video: $(READY) ## training steps beside other video networks, clips per second
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/video_networks.py
+	$(BIN)/python benchmarks/video_loader.py
+
+bench-pointcloud: $(READY) ## distance matrices and training steps beside plain ones
+	$(BIN)/python benchmarks/pointcloud_metrics.py
+	$(BIN)/python benchmarks/pointcloud_networks.py

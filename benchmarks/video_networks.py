@@ -1,0 +1,197 @@
+"""A training step of our networks beside those of others, at equal forward FLOPs on the same input.
+
+Each network runs in a process of its own: forward, backward, AdamW; the fastest of the timed steps and the peak memory
+beyond the imports count. Ours takes the smallest width, in steps of 4, whose FLOPs are at least the other's. Attention
+is counted with the rest: FLOPs are read with the plain kernel, times are taken with the one that PyTorch chooses.
+
+    python benchmarks/video_networks.py            # the table, for one thread and two
+    python benchmarks/video_networks.py NAME 1     # one network, one thread: FLOPs, seconds, MiB
+
+Needs `pip install mmdiff[video,bench]`.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+CLIP = (4, 3, 8, 32, 32)
+SPECTROGRAM = (4, 1, 64, 64)
+FEATURES = 128
+STEPS = 6
+
+Build = Callable[[], tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]]
+
+
+def ours(width: int, shape: tuple[int, ...]) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    from mmdiff_video.network import VideoUNet
+
+    from mmdiff.nn.unet import UNet
+    from mmdiff.types import Context
+
+    options = {"width": width, "multipliers": (1, 2, 4), "blocks": 2, "attention": (2,)}
+    count, *size = shape
+    vector, noise = torch.randn(count, FEATURES), torch.randn(count)
+    network = (
+        VideoUNet(size, FEATURES, temporal_attention=(1, 2), **options)
+        if len(size) == 4
+        else UNet(size, FEATURES, **options)
+    )
+    return network, lambda network, x: network(x, noise[: len(x)], Context(vector=vector[: len(x)]))
+
+
+def unet3d() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    from video_diffusion_pytorch import Unet3D
+
+    network = Unet3D(dim=32, dim_mults=(1, 2, 4, 8), channels=3, cond_dim=FEATURES)
+    cond, noise = torch.randn(CLIP[0], FEATURES), torch.rand(CLIP[0])
+    return network, lambda network, x: network(x, noise[: len(x)], cond=cond[: len(x)], null_cond_prob=0.0)
+
+
+def unet3d_condition() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    from diffusers import UNet3DConditionModel
+
+    network = UNet3DConditionModel(
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D"),
+        up_block_types=("CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "UpBlock3D"),
+        layers_per_block=2,
+        cross_attention_dim=FEATURES,
+        attention_head_dim=32,
+        norm_num_groups=8,
+    )
+    states, noise = torch.randn(CLIP[0], 1, FEATURES), torch.arange(CLIP[0])
+    return network, lambda network, x: network(x, noise[: len(x)], states[: len(x)]).sample
+
+
+def unet_spatio_temporal() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    network = UNetSpatioTemporalConditionModel(
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlockSpatioTemporal", *["CrossAttnDownBlockSpatioTemporal"] * 2),
+        up_block_types=(*["CrossAttnUpBlockSpatioTemporal"] * 2, "UpBlockSpatioTemporal"),
+        layers_per_block=2,
+        transformer_layers_per_block=1,
+        cross_attention_dim=FEATURES,
+        num_attention_heads=(1, 2, 4),
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=96,
+    )
+    states, noise, ids = torch.randn(CLIP[0], 1, FEATURES), torch.arange(CLIP[0]), torch.ones(CLIP[0], 3)
+
+    def call(network: nn.Module, x: Tensor) -> Tensor:
+        count = len(x)
+        return network(x.transpose(1, 2), noise[:count], states[:count], ids[:count]).sample.transpose(1, 2)
+
+    return network, call
+
+
+def unet2d() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    from diffusers import UNet2DModel
+
+    network = UNet2DModel(
+        sample_size=64,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        attention_head_dim=32,
+        norm_num_groups=8,
+    )
+    noise = torch.arange(SPECTROGRAM[0])
+    return network, lambda network, x: network(x, noise[: len(x)]).sample
+
+
+PEERS: dict[str, tuple[str, Build, tuple[int, ...]]] = {
+    "unet3d": ("video-diffusion-pytorch Unet3D", unet3d, CLIP),
+    "unet3d_condition": ("diffusers UNet3DConditionModel", unet3d_condition, CLIP),
+    "unet_spatio_temporal": ("diffusers UNetSpatioTemporalConditionModel", unet_spatio_temporal, CLIP),
+    "unet2d": ("diffusers UNet2DModel", unet2d, SPECTROGRAM),
+}
+
+
+def flops(build: Build, shape: tuple[int, ...]) -> float:
+    """Of a forward pass of one example."""
+    network, call = build()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call(network, torch.randn(1, *shape[1:]))
+    return counter.get_total_flops()
+
+
+def measure(build: Build, shape: tuple[int, ...]) -> dict[str, float]:
+    """Seconds of the fastest step, and MiB beyond what the imports took."""
+    network, call = build()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    x = torch.randn(shape)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        call(network, x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    return {"seconds": min(times), "mib": memory, "gflop": flops(build, shape) / 1e9, "millions": millions}
+
+
+def equal_width(peer: str) -> int:
+    """The smallest width, in steps of 4, at which ours has at least the peer's FLOPs."""
+    _, build, shape = PEERS[peer]
+    least = flops(build, shape)
+    width = 16
+    while flops(partial(ours, width, shape), shape) < least:
+        width += 4
+    return width
+
+
+def apart(*arguments: object) -> dict[str, float]:
+    """`measure` in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    print("| network | M | GFLOP | threads | s per step | ours is faster by | MiB | of its memory |")
+    print("|---|---|---|---|---|---|---|---|")
+    for peer, (title, _, _) in PEERS.items():
+        width = equal_width(peer)
+        for threads in (1, 2):
+            theirs, mine = apart(peer, threads), apart(peer, threads, width)
+            for name, figures in ((title, theirs), (f"ours, width {width}", mine)):
+                ratios = (theirs["seconds"] / mine["seconds"], mine["mib"] / theirs["mib"])
+                faster, memory = (f"**{ratios[0]:.2f}x**", f"{ratios[1]:.2f}") if figures is mine else ("", "")
+                print(
+                    f"| {name} | {figures['millions']:.2f} | {figures['gflop']:.1f} | {threads} "
+                    f"| {figures['seconds']:.3f} | {faster} | {figures['mib']:.0f} | {memory} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        _, peer, threads, *width = sys.argv
+        torch.set_num_threads(int(threads))
+        torch.manual_seed(0)
+        _, theirs, shape = PEERS[peer]
+        print(json.dumps(measure(partial(ours, int(width[0]), shape) if width else theirs, shape)))
+    else:
+        main()

@@ -1,0 +1,1 @@
+"""Video for mmdiff: films and clips."""

@@ -1,0 +1,168 @@
+"""Moving shapes, drawn when asked for: a data set of short films that needs no file and whose labels are exact.
+
+A circle, a square or a triangle of equal areas moves at constant velocity over a plain dark background and is reflected
+where its outline meets an edge of the picture. With span = high - low, the range of its center on one axis, the center
+at frame t is the unbounded path start + velocity t folded at both ends,
+
+    center(t) = low + span - |(start - low + velocity t) mod (2 span) - span|
+
+which is exact wherever between two frames the walls are met. Pixels are one unit wide, x points right and y down, the
+origin is the top left corner. Kind, color, direction, speed and a caption are the conditions; radius, start,
+background and the deviation from the named direction are drawn for each film and are not told.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmdiff.errors import check_at_least
+
+SIDES = {"circle": 0, "square": 4, "triangle": 3}
+"""Sides of the regular polygon that stands on one of them; 0 is the limit of infinitely many."""
+
+COLORS = {
+    "red": (235, 40, 40),
+    "yellow": (235, 235, 40),
+    "green": (40, 235, 40),
+    "cyan": (40, 235, 235),
+    "blue": (40, 40, 235),
+    "magenta": (235, 40, 235),
+}
+DIRECTIONS = ("right", "up-right", "up", "up-left", "left", "down-left", "down", "down-right")
+"""In steps of 45 degrees; up is towards the top of the picture."""
+
+SPEEDS = {"slow": (0.20, 0.30), "fast": (0.55, 0.75)}
+"""Range of the path length of a whole film, in sides of the picture."""
+
+JITTER = 7.0
+"""Degrees by which a movement may deviate from its name."""
+
+RADIUS = (0.13, 0.16)
+"""Range of the radius of the circle of the same area, in sides of the picture."""
+
+BACKGROUND = (12, 40)
+"""Range of each channel of the background; full scale is 255."""
+
+FREE = 2
+"""Steps from frame to frame before the first reflection at least, so that the first movement can be seen."""
+
+
+class Scene(NamedTuple):
+    """A film before it is drawn: its conditions by name, then pixels, pixels per frame and levels from 0 to 255."""
+
+    kind: str
+    color: str
+    direction: str
+    speed: str
+    radius: float
+    start: Float[np.ndarray, "2"]
+    velocity: Float[np.ndarray, "2"]
+    background: Float[np.ndarray, "3"]
+
+
+class Shapes(Dataset):
+    """``size`` films of ``frames`` square frames of ``resolution`` pixels; film i is a function of ``(seed, i)`` alone.
+
+    Raises:
+        ValueError: with fewer than 4 frames or 16 pixels, too few for two free steps and for three kinds.
+    """
+
+    def __init__(self, *, size: int = 16384, seed: int = 0, frames: int = 8, resolution: int = 32):
+        check_at_least(1, size=size)
+        check_at_least(0, seed=seed)
+        check_at_least(4, frames=frames)
+        check_at_least(16, resolution=resolution)
+        self.size, self.seed, self.frames, self.resolution = size, seed, frames, resolution
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, i: int) -> tuple[UInt8[Tensor, "3 t h w"], dict[str, str]]:
+        """Film i and its conditions ``kind``, ``color``, ``direction``, ``speed`` and ``caption``."""
+        rng = np.random.default_rng((self.seed, range(self.size)[i]))
+        scene = draw_scene(rng, self.frames, self.resolution)
+        media = render(scene, centers(scene, self.frames, self.resolution), self.resolution)
+        names = {name: getattr(scene, name) for name in ("kind", "color", "direction", "speed")}
+        return torch.from_numpy(media), {**names, "caption": describe(rng, **names)}
+
+
+def draw_scene(rng: np.random.Generator, frames: int, resolution: int) -> Scene:
+    """A scene whose start is uniform over the places with ``FREE`` free steps ahead."""
+    kind, color, direction, speed = (
+        names[rng.integers(len(names))] for names in (tuple(SIDES), tuple(COLORS), DIRECTIONS, tuple(SPEEDS))
+    )
+    radius = resolution * rng.uniform(*RADIUS)
+    angle = math.radians(45 * DIRECTIONS.index(direction) + rng.uniform(-JITTER, JITTER))
+    step = resolution * rng.uniform(*SPEEDS[speed]) / (frames - 1)
+    velocity = step * np.array([math.cos(angle), -math.sin(angle)])
+    low, high = bounds(kind, radius, resolution)
+    start = rng.uniform(low - FREE * velocity.clip(max=0), high - FREE * velocity.clip(min=0))
+    return Scene(kind, color, direction, speed, radius, start, velocity, rng.uniform(*BACKGROUND, 3))
+
+
+def inradius(kind: str, radius: float) -> float:
+    """Distance of the sides of a regular polygon, of the area of a circle of ``radius``, from its center."""
+    sides = SIDES[kind]
+    return radius * math.sqrt(math.pi / (sides * math.tan(math.pi / sides))) if sides else radius
+
+
+def bounds(kind: str, radius: float, resolution: int) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+    """Lowest and highest (x, y) of a center whose shape lies within the picture."""
+    if not (sides := SIDES[kind]):
+        return np.full(2, radius), np.full(2, resolution - radius)
+    angle = math.pi / 2 + math.pi / sides + 2 * math.pi / sides * np.arange(sides)
+    corners = inradius(kind, radius) / math.cos(math.pi / sides) * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return -corners.min(0), resolution - corners.max(0)
+
+
+def centers(scene: Scene, frames: int, resolution: int) -> Float[np.ndarray, "t 2"]:
+    """(x, y) of the center in every frame."""
+    low, high = bounds(scene.kind, scene.radius, resolution)
+    free = scene.start - low + scene.velocity * np.arange(frames)[:, None]
+    return high - np.abs(free % (2 * (high - low)) - (high - low))
+
+
+def render(scene: Scene, path: Float[np.ndarray, "t 2"], resolution: int) -> UInt8[np.ndarray, "3 t h w"]:
+    """The film of a scene; a pixel is covered by half minus the distance of its center from the outline."""
+    pixels = np.arange(resolution, dtype=np.float32) + 0.5
+    x = pixels - path[:, 0, None, None].astype(np.float32)
+    y = pixels[:, None] - path[:, 1, None, None].astype(np.float32)
+    if sides := SIDES[scene.kind]:
+        angles = [math.pi / 2 + 2 * math.pi * k / sides for k in range(sides)]
+        distance = math.cos(angles[0]) * x + math.sin(angles[0]) * y
+        for angle in angles[1:]:
+            np.maximum(distance, math.cos(angle) * x + math.sin(angle) * y, out=distance)
+    else:
+        distance = np.sqrt(x * x + y * y)
+    coverage = (np.float32(inradius(scene.kind, scene.radius) + 0.5) - distance).clip(0, 1)
+    background = scene.background.astype(np.float32)[:, None, None, None]
+    color = np.float32(COLORS[scene.color])[:, None, None, None]
+    return (background + (color - background) * coverage + np.float32(0.5)).astype(np.uint8)
+
+
+def describe(rng: np.random.Generator, *, kind: str, color: str, direction: str, speed: str) -> str:
+    """A caption that says all four, in one of several wordings."""
+
+    def choose(*options: str) -> str:
+        return options[rng.integers(len(options))]
+
+    vertical, _, side = direction.rpartition("-")
+    if vertical:
+        corner = {"up": "upper", "down": "lower"}[vertical]
+        where = choose(f"{vertical} and to the {side}", f"towards the {corner} {side}", f"diagonally {vertical}-{side}")
+    elif side in ("left", "right"):
+        where = choose(f"to the {side}", f"{side}wards", f"from {'right' if side == 'left' else 'left'} to {side}")
+    else:
+        where = choose(side, f"{side}wards", f"straight {side}")
+    adverb = choose(*{"slow": ("slowly", "at low speed"), "fast": ("fast", "quickly", "at high speed")}[speed])
+    return choose(
+        f"a {color} {kind} moves {where}, {adverb}",
+        f"a {color} {kind} moving {where} {adverb}",
+        f"{color} {kind}, {adverb}, {where}",
+        f"a {kind} that is {color} moves {adverb} and {where}",
+    )
