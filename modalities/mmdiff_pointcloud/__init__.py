@@ -1,0 +1,1 @@
+"""Point clouds for mmdiff: files of shapes, clouds and surfaces."""
