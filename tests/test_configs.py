@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from mmdiff import plugins
 from mmdiff.checkpoint import load_dict
@@ -18,8 +18,20 @@ NEEDS = {
 }
 """What an option needs beside itself to run for two steps here; two processes have a test of their own."""
 
-ON_FILES = ("data=audio/folder", "modality=audio/stft")
-"""Options that go with an experiment on files: the other one sets what only its own options know."""
+EXPERIMENTS = {"audio": "notes", "video": "shapes", "pointcloud": "furniture"}
+"""The experiment on embedded data with which the options of each modality go."""
+
+SMALL = {
+    "audio": ["modality.seconds=0.3", "modality.representation.iterations=2"],
+    "video": ["network.temporal_attention=[1]", "modality.height=16", "modality.width=16"],
+    "pointcloud": ["data.dataset.points=64"],
+}
+NETWORK = {
+    "audio": ["network.width=8", "network.multipliers=[1, 2]", "network.attention=[]"],
+    "video": ["network.width=8", "network.multipliers=[1, 2]", "network.attention=[]"],
+    "pointcloud": ["network.width=16", "network.latents=4", "network.stages=1", "network.depth=1"],
+}
+DATA = ["data.dataset.size=12", "data.held_out=6", "data.batch_size=2", "conditioner.features=16"]
 
 
 def options() -> list[str]:
@@ -36,16 +48,27 @@ def shipped(option: str) -> dict:
     return yaml.safe_load(next(path for path in paths if path.is_file()).read_text())
 
 
+def base(modality: str, *, without: str = "") -> list[str]:
+    """Options of a tiny run of a modality, without those of one group."""
+    options = [f"experiment={modality}/{EXPERIMENTS[modality]}", "debug=fast"]
+    options += [*DATA, *SMALL[modality], *NETWORK[modality]]
+    return [option for option in options if option.partition(".")[0] != without]
+
+
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory) -> Path:
-    """A folder of 24 short sounds in two classes."""
-    folder = tmp_path_factory.mktemp("sounds")
-    rng = np.random.default_rng(0)
-    for i in range(24):
-        path = folder / ("noise", "tone")[i % 2] / f"{i}.wav"
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, 0.1 * (np.sin(np.arange(20000) * 0.1) if i % 2 else rng.standard_normal(20000)), 16000)
-    return folder
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """For each modality a folder of a few files in two classes, which its own embedded data made."""
+    folder = tmp_path_factory.mktemp("roots")
+    plugins.register()
+    for name in EXPERIMENTS:
+        with initialize_config_dir(str(plugins.core_conf()), version_base="1.3"):
+            config = compose("train", [*base(name), f"output={folder}"])
+        modality, dataset = instantiate(config.modality), instantiate(config.data.dataset)
+        for i in range(8):
+            path = folder / name / ("one", "two")[i % 2] / f"{i}{modality.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            modality.write(dataset[i][0], path)
+    return {name: folder / name for name in EXPERIMENTS}
 
 
 def check_run(run: Path) -> dict:
@@ -59,17 +82,24 @@ def check_run(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("option", options())
-def test_option_trains(option, tiny, tiny_folder, train, sounds, tmp_path):
+def test_option_trains(option, tiny, train, roots, tmp_path):
     if option == "trainer=gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU; test_gpu_where_there_is_none shows that it is composed and reaches the trainer")
-    base = [*tiny_folder, f"data.root={sounds}"] if option in ON_FILES else tiny
-    group = option.partition("=")[0]
-    base = [o for o in base if o.partition("=")[0] != group]
+    group, _, name = option.partition("=")
+    modality, _, choice = name.partition("/")
+    if not choice:
+        options = [o for o in tiny if o.partition("=")[0] != group]
+    elif choice == "folder" and group == "data":
+        kind = [o for o in SMALL[modality] if o.startswith("modality.")]
+        options = [f"experiment={modality}/folder", "debug=fast", f"data.root={roots[modality]}", *kind[:1]]
+        options += [*NETWORK[modality], "conditioner.features=16"]
+    else:
+        options = base(modality, without=group)
     both = [option.replace("schedule=", "schedule@train_schedule=")] if group == "schedule" else []
     needs = [*NEEDS.get(option, []), "data.batch_size=2"]
     if group not in ("callbacks", "guidance", "schedule", "solver"):
         needs.append("callbacks.preview.count=0")
-    ran = train(*base, option, *both, *needs, folder=tmp_path)
+    ran = train(*options, option, *both, *needs, folder=tmp_path)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     assert ran.err == ""
@@ -81,8 +111,8 @@ def test_option_trains(option, tiny, tiny_folder, train, sounds, tmp_path):
 
 
 @pytest.mark.parametrize("experiment", plugins.options("experiment"))
-def test_experiment_trains_as_shipped(experiment, train, sounds, tmp_path):
-    root = [f"data.root={sounds}"] if experiment.endswith("/folder") else []
+def test_experiment_trains_as_shipped(experiment, train, roots, tmp_path):
+    root = [f"data.root={roots[experiment.partition('/')[0]]}"] if experiment.endswith("/folder") else []
     ran = train(f"experiment={experiment}", "debug=fast", *root, folder=tmp_path)
     assert ran.err == ""
     check_run(tmp_path / "run")
