@@ -38,7 +38,7 @@ def guarded() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", "string or file could not be read")
+            warnings.filterwarnings("error", "string or file could not be read")  # numpy 2.4 raises by itself
             warnings.filterwarnings("error", "Image size")
             yield
     finally:

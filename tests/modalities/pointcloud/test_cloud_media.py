@@ -319,6 +319,14 @@ def test_columns_of_tables(tmp_path, case, suffix):
         assert np.allclose(getattr(cloud, kind).numpy(), more)
 
 
+@pytest.mark.parametrize("suffix", [".obj", ".off"])
+def test_comments_in_latin_1_are_no_obstacle(tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(sys.modules, "charset_normalizer", None)  # which trimesh would ask, but need not be there
+    path = save(box(), tmp_path / f"box{suffix}")
+    path.write_bytes(b"# cr\xe9\xe9\n" + path.read_bytes())
+    check_on_box(media.read(path, 100))
+
+
 def test_text_as_people_write_it(tmp_path):
     path = tmp_path / "table.xyz"
     lines = "".join(f"{k},\t{k / 2};{-k}e0\r\n".replace(";", " , ") for k in range(20))
