@@ -126,7 +126,7 @@ def test_a_network_of_the_wrong_shape_is_refused():
 @every_scaling
 @every_rank
 @every_batch
-@pytest.mark.parametrize("weighting", [None, Uniform(), MinSNR(gamma=2.0), Sigmoid()], ids=str)
+@pytest.mark.parametrize("weighting", [None, Uniform(), MinSNR(gamma=2.0), Sigmoid()], ids=lambda w: type(w).__name__)
 def test_loss_is_the_weighted_mean_over_noisy_elements_that_count(scaling, rank, batch, weighting):
     torch.manual_seed(0)
     x0, noise = torch.randn(2, batch, *SIZES[rank], dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_native_weight_is_the_squared_error_of_the_networks_own_target(scaling):
 
 
 @every_scaling
-@pytest.mark.parametrize("weighting", [None, Uniform(), MinSNR(), Sigmoid()], ids=str)
+@pytest.mark.parametrize("weighting", [None, Uniform(), MinSNR(), Sigmoid()], ids=lambda w: type(w).__name__)
 def test_clean_parts_carry_no_loss_and_no_nan(scaling, weighting):
     denoiser, x0 = build(scaling), torch.randn(2, 3, 6)
     sigma = torch.tensor([0.0, 0.0, 0.5, 1.0, 0.0, 2.0]).reshape(1, 1, 6)

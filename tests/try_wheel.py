@@ -1,4 +1,4 @@
-"""Builds a wheel, installs it with its audio extra in a clean environment, and runs it from another directory.
+"""Builds a wheel, installs it with its extras in a clean environment, and runs it from another directory.
 
 Run it as a script. It installs torch anew, so it takes minutes and some gigabytes in the temporary folder.
 """
@@ -11,6 +11,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+EXPERIMENTS = {"audio": "audio/notes", "video": "video/shapes", "pointcloud": "pointcloud/furniture"}
+"""What to train with each extra; every one is installed after the training with those before it."""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -27,15 +29,16 @@ def main() -> None:
         wheel = next(place.glob("*.whl"))
         venv.create(place / "env", with_pip=True)
         python = place / "env" / "bin" / "python"
-        run(python, "-m", "pip", "install", "--quiet", f"{wheel}[audio]", cwd=place)
         mmdiff = python.with_name("mmdiff")
-        info = run(mmdiff, "info", cwd=place)
-        if "audio/notes" not in info:
-            sys.exit(f"mmdiff info of the wheel knows no audio/notes:\n{info}")
-        run(mmdiff, "train", "experiment=audio/notes", "debug=fast", "data.dataset.size=16", cwd=place)
-        if not list(place.glob("runs/audio/notes/*/checkpoints/last.ckpt")):
-            sys.exit("the wheel's training left no checkpoint")
-        print(f"{wheel.name}: installed, mmdiff info and two training steps ran from {place}")
+        for extra, experiment in EXPERIMENTS.items():
+            run(python, "-m", "pip", "install", "--quiet", f"{wheel}[{extra}]", cwd=place)
+            info = run(mmdiff, "info", cwd=place)
+            if experiment not in info:
+                sys.exit(f"mmdiff info of the wheel knows no {experiment}:\n{info}")
+            run(mmdiff, "train", f"experiment={experiment}", "debug=fast", "data.dataset.size=16", cwd=place)
+            if not list(place.glob(f"runs/{experiment}/*/checkpoints/last.ckpt")):
+                sys.exit(f"the wheel's training of {experiment} left no checkpoint")
+        print(f"{wheel.name}: installed, mmdiff info and two training steps of each plugin ran from {place}")
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def test_sinkhorn_brackets_the_exact_value(seed, epsilon, iterations, gap):
     assert lower.item() <= exact * (1 + 1e-6)
     assert upper.item() >= exact * (1 - 1e-6)
     assert (upper - lower).item() < gap * exact
+    assert lower.item() > 0.8 * exact
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 7), (12, 5), (1, 9)])
