@@ -93,7 +93,7 @@ def resampled(clouds):
 
 
 def test_verdicts_on_sets_whose_answer_is_known():
-    real, fresh = ellipsoids(30, 0, points=128), ellipsoids(30, 1, points=128)
+    real, fresh = ellipsoids(30, 0), ellipsoids(30, 1)
     plain = score(real, fresh)
     noisy = score(real, fresh + noise(fresh, 0.2))
     collapsed = score(real, resampled(fresh[:3].repeat(10, 1, 1)))
