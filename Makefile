@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format wheel bench bench-video bench-pointcloud
+.PHONY: help demo test test-core test-plugins test-fast lint format wheel bench bench-video bench-pointcloud
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -19,8 +19,14 @@ $(READY): pyproject.toml
 demo: $(READY) ## train on notes for a few minutes, then listen to what it plays
 	$(BIN)/python -m mmdiff_audio.demo
 
-test: $(READY) ## every test
-	$(BIN)/python -m pytest
+test: $(READY) ## every test, those of the core beside those of the plugins
+	$(MAKE) --jobs 2 test-core test-plugins
+
+test-core: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider --ignore tests/modalities
+
+test-plugins: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider tests/modalities
 
 test-fast: $(READY) ## the tests that take seconds
 	$(BIN)/python -m pytest -m 'not slow'
