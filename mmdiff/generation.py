@@ -18,7 +18,7 @@ from mmdiff.pictures import describe, save_grid
 from mmdiff.sampling import Sampler
 
 PICTURED = 64  # samples in the preview
-CHOICES = ("schedule", "solver", "guidance", "steps")
+CHOICES = ("schedule", "solver", "guidance", "steps", "lag")
 
 
 def override(model: Model, given: DictConfig) -> Model:
@@ -99,12 +99,13 @@ def _draw(
     """Media of one sample per seed, which complete the given ones."""
     modality = model.modality
     if not given:
-        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds).cpu())
+        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, time=modality.time).cpu())
     placed = [modality.place(media, known) for media in given]
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept).cpu())
+    x = sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept, time=modality.time)
+    return modality.decode(x.cpu())
 
 
 def _go_on(draw: Callable[..., Tensor], media: Tensor, seeds: Sequence[int], time: int | None, times: int) -> Tensor:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmdiff.denoiser import Denoiser, expand_sigma
+from mmdiff.errors import check_at_least
 from mmdiff.schedules import NoiseSchedule
 from mmdiff.types import Context, Denoise, DenoiseInContext, Noise, Solver, Step
 
@@ -72,21 +73,37 @@ def sample(
     return x
 
 
+def staggered(sigmas: Float[Tensor, "n"], parts: int, lag: int) -> Float[Tensor, "m {parts}"]:
+    """Levels of parts that start one after another, each ``lag`` steps after the one before: rolling diffusion.
+
+    Ruhe et al. 2024; the pyramid of Chen et al. 2024 (diffusion forcing). With a lag of all steps each part is drawn
+    when those before it are data.
+    """
+    start = lag * torch.arange(parts)
+    step = torch.arange(len(sigmas) + int(start[-1]))[:, None] - start
+    return sigmas[step.clamp(0, len(sigmas) - 1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How samples are drawn: the four choices of a command line.
+    """How samples are drawn: the choices of a command line.
 
     Args:
         schedule: whose grid the solver walks.
         steps: of the solver.
         solver: one of `mmdiff.solvers`.
         guidance: one of `mmdiff.guidance`, called with the denoiser, what is asked and the null context.
+        lag: steps by which each moment starts after the one before (see `staggered`); 0 for all at once.
     """
 
     schedule: NoiseSchedule
     steps: int
     solver: Solver
     guidance: Callable[[DenoiseInContext, Context, Context], Denoise]
+    lag: int = 0
+
+    def __post_init__(self):
+        check_at_least(0, lag=self.lag)
 
     @torch.no_grad()
     def __call__(
@@ -99,6 +116,7 @@ class Sampler:
         *,
         given: Float[Tensor, "b *d"] | None = None,
         known: Bool[Tensor, "b *parts"] | None = None,
+        time: int | None = None,
     ) -> Float[Tensor, "b *d"]:
         """Samples of ``shape`` in model space, one per seed.
 
@@ -110,15 +128,24 @@ class Sampler:
             on_step: called with every step.
             given: data to complete.
             known: the parts of them to keep, broadcastable against them with one channel; they come out bitwise.
+            time: dimension of a sample along which it has moments, counted from its end; needed with a ``lag``.
+
+        Raises:
+            ValueError: if moments are to lag in samples that have none.
         """
         conditioner = denoiser.conditioner
         device = next(denoiser.parameters()).device
         context, null = conditioner(cond, len(seeds)), conditioner.null(len(seeds))
         sigmas = self.schedule.grid(self.steps)
+        if self.lag:
+            sigmas = self._one_after_another(sigmas, shape, time).to(device)
         if given is not None and known is not None:
             given, known = given.to(device), known.to(device)
             given = torch.where(known, given, 0)
-            sigmas = sigmas.to(given).reshape(-1, *[1] * known.ndim) * ~known
+            sigmas = sigmas if self.lag else sigmas.reshape(-1, *[1] * known.ndim)
+            sigmas = sigmas.to(given) * ~known
+            moves = (sigmas[1:] != sigmas[:-1]).flatten(1).any(1)  # none while a known part has its turn
+            sigmas = torch.cat([sigmas[:1], sigmas[1:][moves]])
         return sample(
             self.guidance(denoiser, context, null),
             (len(seeds), *shape),
@@ -129,3 +156,12 @@ class Sampler:
             given=given,
             device=device,
         )
+
+    def _one_after_another(
+        self, sigmas: Float[Tensor, "n"], shape: Sequence[int], time: int | None
+    ) -> Float[Tensor, "m *parts"]:
+        if time is None:
+            raise ValueError("lag is between moments, which samples of this modality do not have; leave it out.")
+        parts = [1] * (1 + len(shape))
+        parts[time] = shape[time]
+        return staggered(sigmas, shape[time], self.lag).reshape(-1, *parts)
