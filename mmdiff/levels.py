@@ -13,7 +13,6 @@ from torch import Tensor
 from mmdiff.errors import check_at_least
 from mmdiff.schedules import NoiseSchedule
 
-
 SHARES = ("given", "independent", "rolling")
 
 
