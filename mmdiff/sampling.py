@@ -1,7 +1,8 @@
 """Sampling: noise that belongs to an example, the loop that runs a solver, and the choices that it takes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +15,23 @@ from mmdiff.schedules import NoiseSchedule
 from mmdiff.types import Context, Denoise, DenoiseInContext, Noise, Solver, Step
 
 
+@dataclass(frozen=True)
+class Between:
+    """In place of a seed: noise between those of two seeds, a ``share`` of the way from the first to the second.
+
+    The blend cos(a) n1 + sin(a) n2, for a from 0 to 90 degrees, is unit Gaussian as they are (a mean would not be).
+    """
+
+    first: int
+    second: int
+    share: float
+
+    def __add__(self, offset: int) -> "Between":
+        return replace(self, first=self.first + offset, second=self.second + offset)
+
+
 class SeededNoise:
-    """Unit Gaussian noise with one generator per example.
+    """Unit Gaussian noise with generators of its own for each example.
 
     An example's noise depends on its seed and on how often noise was drawn before, not on the examples beside it,
     the size of the batch, the number of processes or the device (it is drawn on the CPU).
@@ -24,13 +40,22 @@ class SeededNoise:
         seeds: one per example of the batch.
     """
 
-    def __init__(self, seeds: Sequence[int]):
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[int | Between]):
+        self.sources = [_source(seed) for seed in seeds]
 
     def __call__(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        if len(x) != len(self.generators):
-            raise ValueError(f"{len(self.generators)} seeds cannot make noise for {len(x)} examples.")
-        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators]).to(x)
+        if len(x) != len(self.sources):
+            raise ValueError(f"{len(self.sources)} seeds cannot make noise for {len(x)} examples.")
+        return torch.stack([source(x.shape[1:]) for source in self.sources]).to(x)
+
+
+def _source(seed: int | Between) -> Callable[[torch.Size], Tensor]:
+    if isinstance(seed, Between):
+        angle = math.pi / 2 * seed.share
+        first, second = _source(seed.first), _source(seed.second)
+        return lambda shape: math.cos(angle) * first(shape) + math.sin(angle) * second(shape)
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator)
 
 
 @torch.no_grad()
@@ -111,7 +136,7 @@ class Sampler:
         denoiser: Denoiser,
         shape: Sequence[int],
         cond: Mapping[str, Sequence[Any]],
-        seeds: Sequence[int],
+        seeds: Sequence[int | Between],
         on_step: Callable[[Step], None] | None = None,
         *,
         given: Float[Tensor, "b *d"] | None = None,

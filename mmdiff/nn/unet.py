@@ -34,8 +34,9 @@ class UNet(nn.Module):
             places alike; here the place joins noise level and context in the embedding, so what a block does may
             depend on all three together.
         dropout: in the residual blocks.
-        mixer: called with (channels, level), returns a module that is applied after each residual block of a network
-            whose batch holds sequences: it maps (sequences * length, channels, *size) and the length to the like.
+        mixer: called with (channels, features of the embedding, level), returns a module that is applied after each
+            residual block of a network whose batch holds sequences: it maps (sequences * length, channels, *size), the
+            embedding and the length to the like of the first.
         recompute: forget activations inside blocks and compute them again for the gradient: less memory, more time
             (Chen et al. 2016).
     """
@@ -52,7 +53,7 @@ class UNet(nn.Module):
         patch: int = 1,
         absolute: Sequence[int] = (),
         dropout: float = 0.0,
-        mixer: Callable[[int, int], nn.Module] | None = None,
+        mixer: Callable[[int, int, int], nn.Module] | None = None,
         recompute: bool = False,
     ):
         super().__init__()
@@ -73,7 +74,8 @@ class UNet(nn.Module):
 
         def stage(inputs: int, outputs: int, level: int, attends: bool) -> "_Stage":
             block = ResBlock(dims, inputs, outputs, embedding, dropout)
-            return _Stage(block, level, SelfAttention(outputs) if attends else None, mixer and mixer(outputs, level))
+            attention = SelfAttention(outputs) if attends else None
+            return _Stage(block, level, attention, mixer and mixer(outputs, embedding, level))
 
         self.stem = conv(dims, channels * patch**dims, width)
         self.down = nn.ModuleList()
@@ -182,4 +184,4 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, embeddings: Sequence[Tensor], length: int) -> Tensor:
         h = self.attention(self.block(x) if self.resizes else self.block(x, embeddings[self.level]))
-        return h if self.mixer is None else self.mixer(h, length)
+        return h if self.mixer is None else self.mixer(h, embeddings[self.level], length)

@@ -1,7 +1,8 @@
 """A network for sets of points that is exactly permutation-equivariant and linear in their number.
 
-Letters: ``b`` examples, ``c`` channels of a point, ``n`` points, ``k`` latents, ``w`` width, ``f`` features of the
-context. Only attention and layers that act on each point alone see the points; nothing knows their order.
+Letters: ``b`` examples, ``c`` channels of a point, ``n`` points, ``k`` latents, ``w`` width of points, ``v`` width of
+latents, ``f`` features of the context. Only attention and layers that act on each point alone see the points; nothing
+knows their order.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmdiff.errors import check_at_least
+from mmdiff.nn.attention import heads
 from mmdiff.nn.blocks import zero
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
@@ -28,8 +30,9 @@ class PointLatent(nn.Module):
         shape: of one example, (channels, points); the first three channels (or all, if fewer) are coordinates. The
             number of points is that of the data, networks take any.
         features: size of the context's vector and of its tokens.
-        width: channels of points and latents.
+        width: channels of a point; it decides the cost, as there are many points.
         latents: how many; the cost is proportional to points times latents.
+        latent_width: channels of a latent.
         stages: rounds of reading and writing.
         depth: self-attention blocks on the latents in each stage.
         head: least channels per attention head.
@@ -42,12 +45,13 @@ class PointLatent(nn.Module):
         *,
         width: int = 192,
         latents: int = 128,
+        latent_width: int = 256,
         stages: int = 3,
         depth: int = 2,
         head: int = 32,
     ):
         super().__init__()
-        check_at_least(1, width=width, latents=latents, stages=stages, head=head)
+        check_at_least(1, width=width, latents=latents, latent_width=latent_width, stages=stages, head=head)
         check_at_least(0, depth=depth)
         channels, _ = shape
         self.features = features
@@ -55,8 +59,8 @@ class PointLatent(nn.Module):
         self.level = LevelEmbedding(features, width)
         self.tokens = nn.Linear(features, width)
         self.mark = nn.Linear(width, width)
-        self.latents = nn.Parameter(torch.randn(latents, width))
-        self.stages = nn.ModuleList(Stage(width, depth, head) for _ in range(stages))
+        self.latents = nn.Parameter(torch.randn(latents, latent_width))
+        self.stages = nn.ModuleList(Stage(width, latent_width, depth, head) for _ in range(stages))
         self.modulation = zero(nn.Linear(width, 2 * width))
         self.out = zero(nn.Linear(width, channels))
 
@@ -127,24 +131,24 @@ class LevelEmbedding(nn.Module):
 class Stage(nn.Module):
     """Latents read points and tokens, attend to each other, and points read latents; then each point for itself."""
 
-    def __init__(self, width: int, depth: int, head: int):
+    def __init__(self, width: int, latent_width: int, depth: int, head: int):
         super().__init__()
-        self.read = Modulated(width, Attention(width, head))
+        self.read = Modulated(latent_width, width, Attention(latent_width, width, head))
         self.think = nn.ModuleList()
         for _ in range(depth):
-            self.think.append(Modulated(width, Attention(width, head)))
-            self.think.append(Modulated(width, mlp(width, 4)))
-        self.write = Modulated(width, Attention(width, head))
-        self.refine = Modulated(width, mlp(width, 2))
+            self.think.append(Modulated(latent_width, width, Attention(latent_width, latent_width, head)))
+            self.think.append(Modulated(latent_width, width, mlp(latent_width, 4)))
+        self.write = Modulated(width, width, Attention(width, latent_width, head))
+        self.refine = Modulated(width, width, mlp(width, 2))
 
     def forward(
         self,
         points: Float[Tensor, "b n w"],
-        latents: Float[Tensor, "b k w"],
+        latents: Float[Tensor, "b k v"],
         tokens: Float[Tensor, "b l w"],
         mask: Bool[Tensor, "b 1 1 keys"] | None,
         level: Float[Tensor, "b m w"],
-    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b k w"]]:
+    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b k v"]]:
         mean = level.mean(1, keepdim=True)
         latents = self.read(latents, mean, torch.cat([normalize(points), tokens], 1), mask)
         for layer in self.think:
@@ -156,42 +160,43 @@ class Stage(nn.Module):
 class Modulated(nn.Module):
     """A layer beside an identity; its input is normalized, scaled and shifted, its output gated: adaLN-Zero."""
 
-    def __init__(self, width: int, layer: nn.Module):
+    def __init__(self, width: int, level_width: int, layer: nn.Module):
         super().__init__()
         self.layer = layer
-        self.modulation = zero(nn.Linear(width, 3 * width))
+        self.modulation = zero(nn.Linear(level_width, 3 * width))
 
     def forward(
-        self, x: Float[Tensor, "b s w"], level: Float[Tensor, "b m w"], *others: Tensor | None
-    ) -> Float[Tensor, "b s w"]:
+        self, x: Float[Tensor, "b s i"], level: Float[Tensor, "b m w"], *others: Tensor | None
+    ) -> Float[Tensor, "b s i"]:
         """``others`` go to the layer as they are."""
         shift, scale, gate = self.modulation(level).chunk(3, dim=-1)
         return torch.addcmul(x, gate, self.layer(modulate(x, shift, scale), *others))
 
 
 class Attention(nn.Module):
-    """Multi-head attention to a memory, or to itself, with normalized queries and keys (Henry et al. 2020)."""
+    """Multi-head attention to a memory, or to itself, with normalized queries and keys (Dehghani et al. 2023)."""
 
-    def __init__(self, width: int, head: int):
+    def __init__(self, width: int, memory_width: int, head: int):
         super().__init__()
-        self.heads = max(h for h in range(1, max(width // head, 1) + 1) if width % h == 0)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.gain = nn.Parameter(torch.ones(width // self.heads))
-        self.out = nn.Linear(width, width)
+        inner = min(width, memory_width)
+        self.heads = heads(inner, head)
+        self.query = nn.Linear(width, inner)
+        self.key_value = nn.Linear(memory_width, 2 * inner)
+        self.gain = nn.Parameter(torch.ones(inner // self.heads))
+        self.out = nn.Linear(inner, width)
 
     def forward(
         self,
-        x: Float[Tensor, "b s w"],
-        memory: Float[Tensor, "b t w"] | None = None,
+        x: Float[Tensor, "b s i"],
+        memory: Float[Tensor, "b t j"] | None = None,
         mask: Bool[Tensor, "b 1 1 t"] | None = None,
-    ) -> Float[Tensor, "b s w"]:
+    ) -> Float[Tensor, "b s i"]:
         """``mask`` marks what may be attended to."""
         q = rearrange(self.query(x), "b s (h c) -> b h s c", h=self.heads)
         k, v = rearrange(
             self.key_value(x if memory is None else memory), "b t (kv h c) -> kv b h t c", kv=2, h=self.heads
         )
-        q, k = self.gain * F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        q, k = F.layer_norm(q, q.shape[-1:], self.gain), normalize(k)
         return self.out(rearrange(F.scaled_dot_product_attention(q, k, v, mask), "b h s c -> b s (h c)"))
 
 

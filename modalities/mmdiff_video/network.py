@@ -41,10 +41,9 @@ class VideoUNet(UNet):
         clip_attention: Sequence[int] = (),
         **unet: Any,
     ):
-        def mixer(channels: int, level: int) -> "TimeMixer":
-            return TimeMixer(
-                channels, "clip" if level in clip_attention else "time" if level in temporal_attention else None
-            )
+        def mixer(channels: int, embedding: int, level: int) -> "TimeMixer":
+            attention = "clip" if level in clip_attention else "time" if level in temporal_attention else None
+            return TimeMixer(channels, embedding, attention)
 
         channels, _, *size = shape
         super().__init__((channels, *size), features, mixer=mixer, **unet)
@@ -67,22 +66,30 @@ class VideoUNet(UNet):
 class TimeMixer(nn.Module):
     """Convolution over three frames, then attention, each beside an identity that it starts as.
 
+    The frames are modulated before they are mixed, so what is asked and how noisy a frame is decide what it tells.
+
     Args:
         channels: of a frame.
+        features: channels of the embedding.
         attention: ``"time"`` between the frames at each place, ``"clip"`` between all places of all frames, or None.
     """
 
-    def __init__(self, channels: int, attention: str | None):
+    def __init__(self, channels: int, features: int, attention: str | None):
         super().__init__()
-        self.norm = norm(channels)
+        self.norm = nn.GroupNorm(norm(channels).num_groups, channels, affine=False)
+        self.modulation = nn.Conv2d(features, 2 * channels, 1)
         self.conv = zero(nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)))
         self.attention = attention and TimeAttention(channels, everywhere=attention == "clip")
 
-    def forward(self, x: Float[Tensor, "n c h w"], length: int) -> Float[Tensor, "n c h w"]:
+    def forward(
+        self, x: Float[Tensor, "n c h w"], emb: Float[Tensor, "n f *parts"], length: int
+    ) -> Float[Tensor, "n c h w"]:
         """``x`` holds clips of ``length`` frames, one frame after another."""
         if length == 1:
             return x
-        h = rearrange(F.silu(self.norm(x)), "(b t) c h w -> b c t (h w)", t=length)
+        scale, shift = self.modulation(F.silu(emb)).chunk(2, dim=1)
+        h = F.silu(torch.addcmul(shift, self.norm(x), 1 + scale))
+        h = rearrange(h, "(b t) c h w -> b c t (h w)", t=length)
         h = rearrange(self.conv(h), "b c t (h w) -> (b t) c h w", h=x.shape[2])
         return self.attention(x + h, length) if self.attention else x + h
 
