@@ -77,7 +77,7 @@ def rising_levels(count: int, parts: int, schedule: NoiseSchedule) -> Float[Tens
 
     Below the schedule's range a part is given, at level 0; at its upper end it has the highest level.
     """
-    u, rate = torch.rand(count, 1, dtype=torch.float64), torch.rand(count, 1, dtype=torch.float64)
+    u, rate = torch.rand(count, 1, dtype=torch.float64), 0.4 * torch.rand(count, 1, dtype=torch.float64)
     turn = torch.randint(parts, (count, 1))
     quantile = u + rate * (torch.arange(parts) - turn)
     return schedule.quantile(quantile.clamp(0, 1)).where(quantile > 0, 0.0)

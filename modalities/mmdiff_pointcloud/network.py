@@ -5,12 +5,14 @@ latents, ``f`` features of the context. Only attention and layers that act on ea
 knows their order.
 """
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmdiff.errors import check_at_least
@@ -18,10 +20,11 @@ from mmdiff.nn.attention import heads
 from mmdiff.nn.blocks import zero
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
+from mmdiff_pointcloud.coupling import leaves
 
 
 class PointLatent(nn.Module):
-    """Latents that read the points, think, and are read by the points, some times over.
+    """Latents that read the points, think, and are read by the points, which then look at their neighbors, some times over.
 
     The reads and writes of Set Transformer (Lee et al. 2019) and RIN (Jabri et al. 2023), modulated by noise level and
     context with the adaLN-Zero of DiT (Peebles & Xie 2023). The points keep their own state from stage to stage.
@@ -34,6 +37,7 @@ class PointLatent(nn.Module):
         latents: how many; the cost is proportional to points times latents.
         latent_width: channels of a latent.
         stages: rounds of reading and writing.
+        near: points of a neighborhood, a cell of a k-d tree; 0 for points that do not see each other.
         depth: self-attention blocks on the latents in each stage.
         head: least channels per attention head.
     """
@@ -47,12 +51,13 @@ class PointLatent(nn.Module):
         latents: int = 128,
         latent_width: int = 256,
         stages: int = 3,
+        near: int = 32,
         depth: int = 2,
         head: int = 32,
     ):
         super().__init__()
         check_at_least(1, width=width, latents=latents, latent_width=latent_width, stages=stages, head=head)
-        check_at_least(0, depth=depth)
+        check_at_least(0, depth=depth, near=near)
         channels, _ = shape
         self.features = features
         self.embed = PointEmbedding(channels, width)
@@ -60,7 +65,8 @@ class PointLatent(nn.Module):
         self.tokens = nn.Linear(features, width)
         self.mark = nn.Linear(width, width)
         self.latents = nn.Parameter(torch.randn(latents, latent_width))
-        self.stages = nn.ModuleList(Stage(width, latent_width, depth, head) for _ in range(stages))
+        self.near = near
+        self.stages = nn.ModuleList(Stage(width, latent_width, depth, head, near) for _ in range(stages))
         self.modulation = zero(nn.Linear(width, 2 * width))
         self.out = zero(nn.Linear(width, channels))
 
@@ -74,8 +80,9 @@ class PointLatent(nn.Module):
         tokens = x.new_zeros(len(x), 0, self.features) if context.tokens is None else context.tokens
         tokens = normalize(self.tokens(tokens))
         mask = key_mask(context.token_mask, x.shape[2])
-        for stage in self.stages:
-            points, latents = stage(points, latents, tokens, mask, level)
+        for i, stage in enumerate(self.stages):
+            cells = neighborhoods(x[:, :3], self.near, turn=i) if self.near else None
+            points, latents = stage(points, latents, tokens, mask, level, cells)
         shift, scale = self.modulation(level).chunk(2, dim=-1)
         return self.out(modulate(points, shift, scale)).mT
 
@@ -128,10 +135,41 @@ class LevelEmbedding(nn.Module):
         return F.silu(self.mix(F.silu(emb)))
 
 
+class Cells(NamedTuple):
+    """A partition of points into cells of neighbors: ``k`` cells of ``s`` points."""
+
+    members: Int[Tensor, "b k s"]
+    place: Float[Tensor, "b k s d"]
+    home: Int[Tensor, "b n"]
+
+
+def neighborhoods(points: Float[Tensor, "b d n"], size: int, turn: int) -> Cells:
+    """Cells of a balanced k-d tree with ``size`` points each (the last filled up with points of the one before).
+
+    Args:
+        points: coordinates.
+        size: of a cell.
+        turn: which axis is split first, so that the cells of different stages overlap.
+
+    Returns:
+        The indices of each cell's points, their places relative to its center in units of its radius, and where in
+        the cells each point is.
+    """
+    n = points.shape[2]
+    size = min(size, n)
+    order = leaves(points.roll(turn, 1), bits=max(math.ceil(math.log2(n / size)), 0))
+    order = torch.cat([order, order[:, n - size : n - size + -n % size]], 1)
+    home = torch.empty_like(order[:, :n]).scatter_(1, order[:, :n], torch.arange(n, device=order.device).expand(len(order), -1))
+    place = points.mT.gather(1, order[..., None].expand(-1, -1, points.shape[1])).unflatten(1, (-1, size))
+    place = place - place.mean(2, keepdim=True)
+    place = place / place.square().mean((2, 3), keepdim=True).sqrt().clamp(min=1e-6)
+    return Cells(order.unflatten(1, (-1, size)), place, home)
+
+
 class Stage(nn.Module):
     """Latents read points and tokens, attend to each other, and points read latents; then each point for itself."""
 
-    def __init__(self, width: int, latent_width: int, depth: int, head: int):
+    def __init__(self, width: int, latent_width: int, depth: int, head: int, near: int):
         super().__init__()
         self.read = Modulated(latent_width, width, Attention(latent_width, width, head))
         self.think = nn.ModuleList()
@@ -139,6 +177,7 @@ class Stage(nn.Module):
             self.think.append(Modulated(latent_width, width, Attention(latent_width, latent_width, head)))
             self.think.append(Modulated(latent_width, width, mlp(latent_width, 4)))
         self.write = Modulated(width, width, Attention(width, latent_width, head))
+        self.look = Modulated(width, width, Nearby(width, head)) if near else None
         self.refine = Modulated(width, width, mlp(width, 2))
 
     def forward(
@@ -148,13 +187,33 @@ class Stage(nn.Module):
         tokens: Float[Tensor, "b l w"],
         mask: Bool[Tensor, "b 1 1 keys"] | None,
         level: Float[Tensor, "b m w"],
+        cells: Cells | None,
     ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b k v"]]:
         mean = level.mean(1, keepdim=True)
         latents = self.read(latents, mean, torch.cat([normalize(points), tokens], 1), mask)
         for layer in self.think:
             latents = layer(latents, mean)
         points = self.write(points, level, normalize(latents))
+        if cells:
+            points = self.look(points, level, cells)
         return self.refine(points, level), latents
+
+
+class Nearby(nn.Module):
+    """Attention between the points of a cell, which know their places relative to its center."""
+
+    def __init__(self, width: int, head: int):
+        super().__init__()
+        self.place = nn.Linear(3, width)
+        self.attention = Attention(width, width, head)
+
+    def forward(self, x: Float[Tensor, "b n w"], cells: Cells) -> Float[Tensor, "b n w"]:
+        members, place, home = cells
+        count, size = members.shape[1:]
+        h = x.gather(1, members.flatten(1)[..., None].expand(-1, -1, x.shape[2]))
+        h = rearrange(h, "b (k s) w -> (b k) s w", s=size) + self.place(rearrange(place, "b k s d -> (b k) s d"))
+        h = rearrange(self.attention(h), "(b k) s w -> b (k s) w", k=count)
+        return h.gather(1, home[..., None].expand(-1, -1, x.shape[2]))
 
 
 class Modulated(nn.Module):
