@@ -62,9 +62,13 @@ class PerPart:
 
 
 def given_parts(count: int, parts: int) -> Bool[Tensor, "{count} {parts}"]:
-    """For each of ``count`` examples a random pattern of given parts, never all of them (none where parts is 1)."""
+    """For each of ``count`` examples a random pattern of given parts, never all of them (none where parts is 1).
+
+    The first ones, the last ones, both ends, or every k-th; how many or which k is drawn with probability 1/k, since
+    the fewer are given, the more there is to learn.
+    """
     place = torch.arange(parts)
-    length = torch.randint(1, max(parts, 2), (count, 1))
+    length = torch.multinomial(1 / torch.arange(1.0, max(parts, 2)), count, replacement=True)[:, None] + 1
     ends = (place == 0) | (place == parts - 1)
     every = place % length.clamp(min=2) == 0
     patterns = torch.stack([place < length, place >= parts - length, ends.expand(count, -1), every], 1)

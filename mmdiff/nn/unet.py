@@ -63,7 +63,7 @@ class UNet(nn.Module):
         self.recompute = recompute
         self.levels = len(multipliers)
         self.multiple = patch * 2 ** (self.levels - 1)
-        embedding = 4 * width
+        embedding = max(4 * width, features)
         self.fourier = FourierFeatures(embedding)
         self.noise = conv(dims, embedding, embedding, kernel=1)
         self.context = nn.Linear(features, embedding)
