@@ -18,6 +18,7 @@ from mmdiff.pictures import describe, save_grid
 from mmdiff.sampling import Between, Sampler
 
 PICTURED = 64  # samples in the preview
+ROUND = 0x9E3779B9  # far from all seeds in use, as are its multiples modulo 2^32, beyond which generators do not count
 CHOICES = ("schedule", "solver", "guidance", "steps", "lag")
 
 
@@ -117,7 +118,7 @@ def _draw(
 def _go_on(
     draw: Callable[..., Tensor], media: Tensor, seeds: Sequence[int | Between], time: int | None, times: int
 ) -> Tensor:
-    """Continue media from their last half, again and again; round r takes seeds 2^32 r higher."""
+    """Continue media from their last half, again and again; round r takes seeds r ``ROUND`` higher."""
     if time is None:
         raise ValueError("extend continues in time, which samples of this modality do not have; leave it out.")
     clip = media
@@ -125,7 +126,7 @@ def _go_on(
     half = length // 2
     for round_ in range(1, times + 1):
         last = list(clip.narrow(time, length - half, half))
-        clip = draw([seed + (round_ << 32) for seed in seeds], last)
+        clip = draw([seed + round_ * ROUND for seed in seeds], last)
         media = torch.cat([media, clip.narrow(time, half, length - half)], time)
     return media
 

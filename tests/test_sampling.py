@@ -12,7 +12,7 @@ from mmdiff.nn.unet import UNet
 from mmdiff.sampling import Sampler, SeededNoise, sample, staggered
 from mmdiff.scaling import V
 from mmdiff.schedules import Flow, Karras
-from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
+from mmdiff.solvers import adams_bashforth, ancestral, angular, deis, dpmpp_2m, dpmpp_3m, euler, heun, rk4, unipc
 
 SOLVERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 every = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -214,7 +214,7 @@ def test_parts_start_one_after_another():
     assert staggered(sigmas, parts=3, lag=2)[:, 1].tolist() == [high, high, high, low, zero, zero, zero]
 
 
-@pytest.mark.parametrize("solver", [euler, heun, dpmpp_2m])
+@pytest.mark.parametrize("solver", [euler, heun, rk4, dpmpp_2m, dpmpp_3m, unipc, deis, adams_bashforth, angular])
 @pytest.mark.parametrize("lag", [1, 4, 6])
 def test_waiting_and_being_done_change_nothing(solver, lag):
     """The elements are independent, so each must end where it ends when all are drawn at once."""

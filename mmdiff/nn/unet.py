@@ -99,8 +99,9 @@ class UNet(nn.Module):
                 self.up.append(_Stage(Upsample(dims, now), level - 1))
         self.norm = norm(now)
         self.head = zero(conv(dims, now, channels * patch**dims))
-        if dims == 2:
-            self.to(memory_format=torch.channels_last)  # a training step takes 0.85 of the time, on the CPU
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # a training step takes 0.85 of the time, on the CPU
 
     def forward(
         self, x: Float[Tensor, "b i *size"], noise: Float[Tensor, "b *parts"], context: Context, length: int = 1

@@ -28,7 +28,7 @@ def kd_pairing(x0: Float[Tensor, "b c n"], noise: Float[Tensor, "b c n"]) -> Flo
 
 
 def leaves(points: Float[Tensor, "b d n"], bits: int | None = None) -> Int[Tensor, "b n"]:
-    """Indices of the points in the order of the leaves of a balanced k-d tree, of ``bits`` levels or with single points.
+    """Indices of the points in the order of the leaves of a balanced k-d tree; of ``bits`` levels, or of single points.
 
     A level of the tree is a sort within segments of consecutive places. The ranks along each axis are found once, so
     that one sort of whole numbers, segment first and rank second, does all segments of a level, whatever their sizes.

@@ -57,7 +57,9 @@ def test_any_size_of_network(width, head, depth):
     assert network(x, noise, context).shape == x.shape
 
 
-@pytest.mark.parametrize(("name", "least"), [("width", 1), ("cells", 1), ("cell_width", 1), ("stages", 1), ("head", 1), ("depth", 0)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("width", 1), ("cells", 1), ("cell_width", 1), ("stages", 1), ("head", 1), ("depth", 0)]
+)
 def test_sizes_that_make_no_network_are_named(name, least):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least {least}, got {least - 1}"):
         build(**{name: least - 1})
