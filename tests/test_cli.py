@@ -58,7 +58,7 @@ def test_help_of_a_command(name, command, tmp_path):
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith("mmdiff ")
     assert "== Groups (choose with group=option) ==" in ran.out
-    assert "solver: ancestral, dpmpp_2m" in ran.out
+    assert "solver: adams_bashforth, adaptive, ancestral" in ran.out
     assert not list(tmp_path.iterdir())
 
 
@@ -88,7 +88,7 @@ def test_info(command, tmp_path):
     assert "torch " + torch.__version__.partition("+")[0] in ran.out
     assert "audio        mmdiff_audio (mmdiff " in ran.out
     assert "): ok" in ran.out
-    assert "solver       ancestral, dpmpp_2m, euler, heun" in ran.out
+    assert "solver       adams_bashforth, adaptive, ancestral, angular, " in ran.out
     assert "experiment   audio/" in ran.out
 
 

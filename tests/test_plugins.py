@@ -91,9 +91,10 @@ def test_conf_of_a_plugin(place):
 
 def test_options_join_those_of_the_core(place):
     before = plugins.options("solver")
-    assert before == ["ancestral", "dpmpp_2m", "euler", "heun"]
+    assert before == sorted(before)
+    assert {"ancestral", "dpmpp_2m", "euler", "heun"} < set(before)
     install(place, "mmdiff_more", "more", conf__solver__more__best_yaml="", conf__mood__calm_yaml="")
-    assert plugins.options("solver") == [*before, "more/best"]
+    assert plugins.options("solver") == sorted([*before, "more/best"])
     assert plugins.options("mood") == ["calm"]
     assert "mood" in plugins.groups()
     assert "hydra" not in plugins.groups()
