@@ -1,1 +1,0 @@
-"""plugin_name for mmdiff."""
