@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-core test-plugins test-fast lint format wheel bench bench-video bench-pointcloud
@@ -23,10 +24,10 @@ test: $(READY) ## every test, those of the core beside those of the plugins
 	$(MAKE) --jobs 2 test-core test-plugins
 
 test-core: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider --ignore tests/modalities --ignore tests/test_configs.py
+	$(PYTEST) --ignore tests/modalities --ignore tests/test_configs.py
 
 test-plugins: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider tests/modalities tests/test_configs.py
+	$(PYTEST) tests/modalities tests/test_configs.py
 
 test-fast: $(READY) ## the tests that take seconds
 	$(BIN)/python -m pytest -m 'not slow'
