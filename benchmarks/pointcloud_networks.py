@@ -1,6 +1,6 @@
 """Networks for point clouds side by side: processor time of a training step on one thread, in a table.
 
-`python benchmarks/pointcloud_networks.py`: `PointLatent` beside a transformer with attention between all points (in the
+`python benchmarks/pointcloud_networks.py`: `PointCells` beside a transformer with attention between all points (in the
 manner of Point-E, Nichol et al. 2022) and one over patches of voxels (of DiT-3D, Mo et al. 2023), both of as many
 parameters and of the same parts. The networks take turns; a step is forward, backward and AdamW, the best of three.
 """
@@ -15,8 +15,8 @@ from mmdiff_pointcloud.network import (
     Attention,
     LevelEmbedding,
     Modulated,
+    PointCells,
     PointEmbedding,
-    PointLatent,
     mlp,
     modulate,
     normalize,
@@ -35,11 +35,12 @@ class Trunk(nn.Sequential):
 
     def __init__(self, width: int, depth: int):
         layers = [lambda: Attention(width, 32), lambda: mlp(width, 4)]
-        super().__init__(*[Modulated(width, layer()) for _ in range(depth) for layer in layers])
+        super().__init__(*[Modulated(width, width, layer()) for _ in range(depth) for layer in layers])
 
     def forward(self, x: Float[Tensor, "b s w"], level: Float[Tensor, "b 1 w"]) -> Float[Tensor, "b s w"]:
-        for layer in self:
-            x = layer(x, level)
+        none = x[:, :0]
+        for i, layer in enumerate(self):
+            x = layer(x, level) if i % 2 else layer(x, level, none)
         return x
 
 
@@ -56,7 +57,7 @@ class FullAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 n"], noise: Float[Tensor, "b"], context: Context) -> Float[Tensor, "b 3 n"]:
         level = self.level(noise[:, None], context.vector)
-        h = self.trunk(self.embed(x), level)
+        h = self.trunk(self.embed(x.mT), level)
         return self.out(modulate(h, *self.modulation(level).chunk(2, -1))).mT
 
 
@@ -119,10 +120,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     networks: dict[str, Callable[[int], nn.Module]] = {
-        "PointLatent tiny, width 128": lambda n: PointLatent((3, n), FEATURES, width=128, latents=64),
-        "full attention, width 128, 9 blocks": lambda n: FullAttention(128, 9),
-        "voxel patches, width 128, 9 blocks": lambda n: VoxelPatches(128, 9),
-        "PointLatent small, width 192": lambda n: PointLatent((3, n), FEATURES, width=192, latents=128),
+        "PointCells tiny": lambda n: PointCells((3, n), FEATURES),
         "full attention, width 192, 9 blocks": lambda n: FullAttention(192, 9),
         "voxel patches, width 192, 9 blocks": lambda n: VoxelPatches(192, 9),
     }

@@ -1,8 +1,9 @@
 """A training step of our networks beside those of others, at equal forward FLOPs on the same input.
 
 Each network runs in a process of its own: forward, backward, AdamW; the fastest of the timed steps and the peak memory
-beyond the imports count. Ours takes the smallest width, in steps of 4, whose FLOPs are at least the other's. Attention
-is counted with the rest: FLOPs are read with the plain kernel, times are taken with the one that PyTorch chooses.
+beyond the imports count. Ours takes the smallest width, in steps of 4, whose FLOPs are at least the other's. The image
+trunk is measured twice, on pixels and on patches of 2 by 2, as every audio configuration has them. Attention is counted
+with the rest: FLOPs are read with the plain kernel, times are taken with the one that PyTorch chooses.
 
     python benchmarks/video_networks.py            # the table, for one thread and two
     python benchmarks/video_networks.py NAME 1     # one network, one thread: FLOPs, seconds, MiB
@@ -31,13 +32,13 @@ STEPS = 6
 Build = Callable[[], tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]]
 
 
-def ours(width: int, shape: tuple[int, ...]) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+def ours(width: int, patch: int, shape: tuple[int, ...]) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
     from mmdiff_video.network import VideoUNet
 
     from mmdiff.nn.unet import UNet
     from mmdiff.types import Context
 
-    options = {"width": width, "multipliers": (1, 2, 4), "blocks": 2, "attention": (2,)}
+    options = {"width": width, "multipliers": (1, 2, 4), "blocks": 2, "attention": (2,), "patch": patch}
     count, *size = shape
     vector, noise = torch.randn(count, FEATURES), torch.randn(count)
     network = (
@@ -119,12 +120,13 @@ def unet2d() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
     return network, lambda network, x: network(x, noise[: len(x)]).sample
 
 
-PEERS: dict[str, tuple[str, Build, tuple[int, ...]]] = {
-    "unet3d": ("video-diffusion-pytorch Unet3D", unet3d, CLIP),
-    "unet3d_condition": ("diffusers UNet3DConditionModel", unet3d_condition, CLIP),
-    "unet_spatio_temporal": ("diffusers UNetSpatioTemporalConditionModel", unet_spatio_temporal, CLIP),
-    "unet2d": ("diffusers UNet2DModel", unet2d, SPECTROGRAM),
+PEERS: dict[str, tuple[str, Build, tuple[int, ...], tuple[int, ...]]] = {
+    "unet3d": ("video-diffusion-pytorch Unet3D", unet3d, CLIP, (1,)),
+    "unet3d_condition": ("diffusers UNet3DConditionModel", unet3d_condition, CLIP, (1,)),
+    "unet_spatio_temporal": ("diffusers UNetSpatioTemporalConditionModel", unet_spatio_temporal, CLIP, (1,)),
+    "unet2d": ("diffusers UNet2DModel", unet2d, SPECTROGRAM, (1, 2)),
 }
+"""Title, network, shape of the input, and the patches of ours."""
 
 
 def flops(build: Build, shape: tuple[int, ...]) -> float:
@@ -153,12 +155,12 @@ def measure(build: Build, shape: tuple[int, ...]) -> dict[str, float]:
     return {"seconds": min(times), "mib": memory, "gflop": flops(build, shape) / 1e9, "millions": millions}
 
 
-def equal_width(peer: str) -> int:
+def equal_width(peer: str, patch: int) -> int:
     """The smallest width, in steps of 4, at which ours has at least the peer's FLOPs."""
-    _, build, shape = PEERS[peer]
+    _, build, shape, _ = PEERS[peer]
     least = flops(build, shape)
     width = 16
-    while flops(partial(ours, width, shape), shape) < least:
+    while flops(partial(ours, width, patch, shape), shape) < least:
         width += 4
     return width
 
@@ -172,26 +174,34 @@ def apart(*arguments: object) -> dict[str, float]:
 def main() -> None:
     print("| network | M | GFLOP | threads | s per step | ours is faster by | MiB | of its memory |")
     print("|---|---|---|---|---|---|---|---|")
-    for peer, (title, _, _) in PEERS.items():
-        width = equal_width(peer)
+    for peer, (title, _, _, patches) in PEERS.items():
+        widths = {patch: equal_width(peer, patch) for patch in patches}
         for threads in (1, 2):
-            theirs, mine = apart(peer, threads), apart(peer, threads, width)
-            for name, figures in ((title, theirs), (f"ours, width {width}", mine)):
-                ratios = (theirs["seconds"] / mine["seconds"], mine["mib"] / theirs["mib"])
-                faster, memory = (f"**{ratios[0]:.2f}x**", f"{ratios[1]:.2f}") if figures is mine else ("", "")
-                print(
-                    f"| {name} | {figures['millions']:.2f} | {figures['gflop']:.1f} | {threads} "
-                    f"| {figures['seconds']:.3f} | {faster} | {figures['mib']:.0f} | {memory} |",
-                    flush=True,
-                )
+            theirs = apart(peer, threads)
+            row(title, threads, theirs)
+            for patch, width in widths.items():
+                row(f"ours, width {width}, patch {patch}", threads, apart(peer, threads, width, patch), theirs)
+
+
+def row(name: str, threads: int, figures: dict[str, float], theirs: dict[str, float] | None = None) -> None:
+    """Print one row of the table."""
+    faster, memory = "", ""
+    if theirs:
+        faster = f"**{theirs['seconds'] / figures['seconds']:.2f}x**"
+        memory = f"{figures['mib'] / theirs['mib']:.2f}"
+    print(
+        f"| {name} | {figures['millions']:.2f} | {figures['gflop']:.1f} | {threads} "
+        f"| {figures['seconds']:.3f} | {faster} | {figures['mib']:.0f} | {memory} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _, peer, threads, *width = sys.argv
+        _, peer, threads, *options = sys.argv
         torch.set_num_threads(int(threads))
         torch.manual_seed(0)
-        _, theirs, shape = PEERS[peer]
-        print(json.dumps(measure(partial(ours, int(width[0]), shape) if width else theirs, shape)))
+        _, theirs, shape, _ = PEERS[peer]
+        print(json.dumps(measure(partial(ours, *map(int, options), shape) if options else theirs, shape)))
     else:
         main()

@@ -74,13 +74,14 @@ class Preview(Callback):
         conds = [held_out[i][1] for i in range(min(self.count, len(held_out)))]
         names = module.denoiser.conditioner.embedders
         cond = {name: [c.get(name) for c in conds] for name in names}
-        x = self.sampler(module.denoiser, module.modality.shape, cond, range(len(conds)))
-        media = module.modality.decode(x.cpu())
+        modality = module.modality
+        x = self.sampler(module.denoiser, modality.shape, cond, range(len(conds)), time=modality.time)
+        media = modality.decode(x.cpu())
         folder = self.folder / f"step_{trainer.global_step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         for i, item in enumerate(media):
-            module.modality.write(item, folder / f"{i:05d}{module.modality.suffix}")
-        pictures = [module.modality.preview(item) for item in media]
+            modality.write(item, folder / f"{i:05d}{modality.suffix}")
+        pictures = [modality.preview(item) for item in media]
         labels = [describe({name: c.get(name) for name in names}) for c in conds]
         save_grid(pictures, labels, folder.with_suffix(".png"))
 

@@ -44,7 +44,7 @@ def build_denoiser(config: DictConfig, modality: Modality) -> Denoiser:
 def build_sampler(config: DictConfig) -> Sampler:
     """The sampling choices of a configuration."""
     parts = {name: instantiate(config[name]) for name in ("schedule", "solver", "guidance")}
-    return Sampler(steps=config.steps, **parts)
+    return Sampler(steps=config.steps, lag=config.lag, **parts)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Model:

@@ -37,7 +37,8 @@ class Denoiser(nn.Module):
 
     Args:
         network: called as ``network(x, noise, context)`` with x (b, *d) and noise (b,), or noise with the dimensions
-            of x where levels differ within an example; returns a tensor like x.
+            of x where levels differ within an example; returns a tensor like x. It treats the examples of a batch
+            each by itself, leaves x as it is, and uses all its parameters.
         scaling: the prediction type.
         conditioner: turns raw conditions into the context.
     """

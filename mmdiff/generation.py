@@ -15,10 +15,11 @@ from tqdm import tqdm
 from mmdiff.checkpoint import Model, build_sampler, to_dict
 from mmdiff.errors import DataError, allowed, check_at_least
 from mmdiff.pictures import describe, save_grid
-from mmdiff.sampling import Sampler
+from mmdiff.sampling import Between, Sampler
 
 PICTURED = 64  # samples in the preview
-CHOICES = ("schedule", "solver", "guidance", "steps")
+ROUND = 0x9E3779B9  # far from all seeds in use, as are its multiples modulo 2^32, beyond which generators do not count
+CHOICES = ("schedule", "solver", "guidance", "steps", "lag")
 
 
 def override(model: Model, given: DictConfig) -> Model:
@@ -64,6 +65,7 @@ def batches(
     *,
     seed: int,
     batch_size: int,
+    toward: int | None = None,
     given: Sequence[Tensor] = (),
     known: str | None = None,
     extend: int = 0,
@@ -71,6 +73,11 @@ def batches(
     """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i`` (see `generate`)."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed, extend=extend)
+    numbers: Sequence[int | Between] = range(seed, seed + len(conds))
+    if toward is not None:
+        check_at_least(0, toward=toward)
+        check_at_least(2, count=len(conds))
+        numbers = [Between(seed, toward, i / (len(conds) - 1)) for i in range(len(conds))]
     if known is not None and not given:
         raise ValueError(f"known={known} names parts of given media; add given=FILE.")
     sampler = build_sampler(model.config)
@@ -78,7 +85,7 @@ def batches(
     with tqdm(total=len(conds), unit="sample", dynamic_ncols=True) as bar:
         for start in range(0, len(conds), batch_size):
             part = conds[start : start + batch_size]
-            seeds = range(seed + start, seed + start + len(part))
+            seeds = numbers[start : start + len(part)]
             cond = {name: [c.get(name) for c in part] for name in names}
             draw = partial(_draw, model, sampler, cond)
             media = draw(
@@ -92,23 +99,26 @@ def _draw(
     model: Model,
     sampler: Sampler,
     cond: Mapping[str, Sequence[Any]],
-    seeds: Sequence[int],
+    seeds: Sequence[int | Between],
     given: Sequence[Tensor],
     known: str | None = None,
 ) -> Tensor:
     """Media of one sample per seed, which complete the given ones."""
     modality = model.modality
     if not given:
-        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds).cpu())
+        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, time=modality.time).cpu())
     placed = [modality.place(media, known) for media in given]
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept).cpu())
+    x = sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept, time=modality.time)
+    return modality.decode(x.cpu())
 
 
-def _go_on(draw: Callable[..., Tensor], media: Tensor, seeds: Sequence[int], time: int | None, times: int) -> Tensor:
-    """Continue media from their last half, again and again; round r takes seeds 2^32 r higher."""
+def _go_on(
+    draw: Callable[..., Tensor], media: Tensor, seeds: Sequence[int | Between], time: int | None, times: int
+) -> Tensor:
+    """Continue media from their last half, again and again; round r takes seeds r ``ROUND`` higher."""
     if time is None:
         raise ValueError("extend continues in time, which samples of this modality do not have; leave it out.")
     clip = media
@@ -116,7 +126,7 @@ def _go_on(draw: Callable[..., Tensor], media: Tensor, seeds: Sequence[int], tim
     half = length // 2
     for round_ in range(1, times + 1):
         last = list(clip.narrow(time, length - half, half))
-        clip = draw([seed + (round_ << 32) for seed in seeds], last)
+        clip = draw([seed + round_ * ROUND for seed in seeds], last)
         media = torch.cat([media, clip.narrow(time, half, length - half)], time)
     return media
 
@@ -128,6 +138,7 @@ def generate(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    toward: int | None = None,
     given: Sequence[Tensor] = (),
     paths: Sequence[Path] = (),
     known: str | None = None,
@@ -141,6 +152,7 @@ def generate(
         folder: for the files.
         seed: of the first sample; sample i has ``seed + i``.
         batch_size: samples at a time.
+        toward: a second seed; samples then lead from the noise of ``seed`` to its noise in equal steps.
         given: media that samples complete, used in turn.
         paths: the files of the given media, whose units the samples are written in.
         known: the parts of them to keep, in the modality's words (see `Modality.place`).
@@ -156,7 +168,10 @@ def generate(
     index = 0
     chosen = {name: plain(model.config[name]) for name in CHOICES}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
-        for media in batches(model, conds, seed=seed, batch_size=batch_size, given=given, known=known, extend=extend):
+        drawn = batches(
+            model, conds, seed=seed, batch_size=batch_size, toward=toward, given=given, known=known, extend=extend
+        )
+        for media in drawn:
             made.append(media)
             for item in media:
                 path = folder / f"{index:05d}{model.modality.suffix}"
@@ -165,6 +180,8 @@ def generate(
                 if index < PICTURED:
                     pictures.append(model.modality.preview(item))
                 entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
+                if toward is not None:
+                    entry |= {"seed": seed, "toward": toward, "share": index / (len(conds) - 1)}
                 if given or extend:
                     entry |= {"given": origin and str(origin), "known": known, "extend": extend}
                 record.write(json.dumps(entry | chosen, ensure_ascii=False) + "\n")

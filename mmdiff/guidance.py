@@ -1,13 +1,15 @@
 """Guidance: a denoiser made from a denoiser. Conditions are bound here, so a solver never sees them."""
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from mmdiff.types import Context, Denoise, DenoiseInContext
+
+Guidance = Callable[[DenoiseInContext, Context, Context], Denoise]
 
 
 def conditional(denoise: DenoiseInContext, context: Context, null: Context) -> Denoise:
@@ -31,7 +33,7 @@ def classifier_free(
     Args:
         denoise: the denoiser whose conditions are to be bound.
         context: what is asked for.
-        null: the context in which nothing is said.
+        null: the context in which nothing is said, or that of a negative prompt: what to move away from.
         scale: 1 is no guidance; larger values move away from the unconditional estimate.
         interval: noise levels (low, high], by the highest one of an example's parts, at which guidance acts.
         rescale: in [0, 1], pulls the standard deviation of x0 back to the conditional one's: Lin et al. 2024.
@@ -61,6 +63,113 @@ def classifier_free(
         return torch.where(acts & (sigma > 0) if sigma.ndim > 1 else acts, x0, asked)
 
     return guided
+
+
+def composed(
+    denoise: DenoiseInContext, contexts: Sequence[Context], null: Context, *, scales: Sequence[float]
+) -> Denoise:
+    """Several conditions with a scale each: Liu et al. 2022, equation 11. All branches run as one batch.
+
+    Args:
+        denoise: the denoiser whose conditions are to be bound.
+        contexts: what is asked for.
+        null: the context in which nothing is said.
+        scales: weight of each context's difference from the unconditional estimate.
+    """
+    if len(scales) != len(contexts):
+        raise ValueError(f"guidance.scales must hold one number for each of {len(contexts)} contexts, got {scales}.")
+    every = reduce(join, [null, *contexts])
+
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        count = 1 + len(contexts)
+        per_example = sigma.ndim > 0 and len(sigma) == len(x)
+        repeated = torch.cat([sigma] * count) if per_example else sigma
+        unasked, *asked = denoise(torch.cat([x] * count), repeated, every).chunk(count)
+        x0 = unasked + sum(scale * (one - unasked) for scale, one in zip(scales, asked, strict=True))
+        return torch.where(sigma > 0, x0, unasked) if sigma.ndim == x.ndim else x0
+
+    return guided
+
+
+def adaptive_projected(
+    denoise: DenoiseInContext,
+    context: Context,
+    null: Context,
+    *,
+    scale: float,
+    parallel: float = 0.0,
+    radius: float = math.inf,
+) -> Denoise:
+    """Adaptive projected guidance: Sadat et al. 2024, algorithm 1 without its momentum, which is state between calls.
+
+    Both branches run as one batch of twice the size. High scales saturate less than with `classifier_free`.
+
+    Args:
+        denoise: the denoiser whose conditions are to be bound.
+        context: what is asked for.
+        null: the context in which nothing is said.
+        scale: 1 is no guidance.
+        parallel: share that is kept of the guidance along the conditional estimate (the paper's eta); 1 and an
+            infinite radius are `classifier_free`.
+        radius: largest norm of the difference of the two estimates (the paper's r).
+    """
+    if radius <= 0:
+        raise ValueError(f"guidance.radius must be positive, got {radius:g}.")
+    both = join(context, null)
+
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        per_example = sigma.ndim > 0 and len(sigma) == len(x)
+        twice = torch.cat([sigma, sigma]) if per_example else sigma
+        asked, unasked = denoise(torch.cat([x, x]), twice, both).chunk(2)
+        change = asked - unasked
+        axes = tuple(range(1, x.ndim))
+        size, length = (
+            torch.linalg.vector_norm(one, dim=axes, keepdim=True).clamp(min=1e-12) for one in (change, asked)
+        )
+        change, unit = change * (radius / size).clamp(max=1), asked / length
+        along = (change * unit).sum(axes, keepdim=True) * unit
+        x0 = asked + (scale - 1) * (change - (1 - parallel) * along)
+        return torch.where(sigma > 0, x0, asked) if sigma.ndim == x.ndim else x0
+
+    return guided
+
+
+def dynamic_thresholding(
+    denoise: DenoiseInContext,
+    context: Context,
+    null: Context,
+    *,
+    guidance: Guidance,
+    least: float,
+    quantile: float = 0.995,
+) -> Denoise:
+    """Another guidance whose largest values are pulled in: Saharia et al. 2022, section 2.3.
+
+    An example's x0 is clipped at a quantile of its absolute values and shrunk to ``least`` where that exceeds it.
+
+    Args:
+        denoise: the denoiser whose conditions are to be bound.
+        context: what is asked for.
+        null: the context in which nothing is said.
+        guidance: of this module.
+        least: the largest value of the data.
+        quantile: share of an example's values that is not clipped.
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"guidance.quantile must lie in (0, 1], got {quantile:g}.")
+    if least <= 0:
+        raise ValueError(f"guidance.least must be positive, got {least:g}.")
+    free = guidance(denoise, context, null)
+
+    def thresholded(x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = free(x, sigma)
+        sizes = x0.abs().flatten(1)
+        size = sizes.kthvalue(math.ceil(quantile * sizes.shape[1]), 1).values.clamp(min=least)
+        size = size.reshape(-1, *[1] * (x.ndim - 1))
+        bounded = x0.clamp(-size, size) * (least / size)
+        return torch.where(sigma > 0, bounded, x0) if sigma.ndim == x.ndim else bounded
+
+    return thresholded
 
 
 def join(first: Context, second: Context) -> Context:

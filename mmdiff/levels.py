@@ -13,10 +13,12 @@ from torch import Tensor
 from mmdiff.errors import check_at_least
 from mmdiff.schedules import NoiseSchedule
 
+SHARES = ("given", "independent", "rolling")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PerPart:
-    """A share of the examples with given parts, a share with a level for every part, one level for the others.
+    """A share of the examples with given parts, two shares with a level for every part, one level for the others.
 
     Args:
         dim: dimension of an example along which its parts lie, 0 for the channels.
@@ -24,18 +26,21 @@ class PerPart:
             ends, or every k-th.
         independent: share of the examples whose parts draw their levels independently: diffusion forcing,
             Chen et al. 2024.
+        rolling: share of the examples whose levels rise from part to part at a random rate, from parts that are given
+            to parts at the highest level: what sampling with a ``lag`` meets, Ruhe et al. 2024.
     """
 
     dim: int
     given: float = 0.3
     independent: float = 0.2
+    rolling: float = 0.0
 
     def __post_init__(self):
         check_at_least(0, **{"levels.dim": self.dim})
-        if min(self.given, self.independent) < 0 or self.given + self.independent > 1:
-            raise ValueError(
-                f"levels.given and levels.independent are shares of 1, got {self.given:g} and {self.independent:g}."
-            )
+        shares = (self.given, self.independent, self.rolling)
+        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+            names = ", ".join("levels.{} {:g}".format(*item) for item in zip(SHARES, shares, strict=True))
+            raise ValueError(f"the shares of examples must not be negative and at most 1 together, got {names}")
 
     def __call__(
         self, sigma: Float[Tensor, "b"], x0: Float[Tensor, "b *d"], schedule: NoiseSchedule
@@ -44,7 +49,11 @@ class PerPart:
         count, parts = len(x0), x0.shape[1 + self.dim]
         u = torch.rand(count, 1)
         own = schedule.quantile(torch.rand(count, parts, dtype=torch.float64)).to(sigma)
+        rising = rising_levels(count, parts, schedule).to(sigma)
         levels = torch.where((u < self.independent).to(sigma.device), own, sigma[:, None])
+        levels = torch.where(
+            ((u >= self.independent) & (u < self.independent + self.rolling)).to(sigma.device), rising, levels
+        )
         given = (u > 1 - self.given) & given_parts(count, parts)
         levels = torch.where(given.to(sigma.device), 0.0, levels)
         shape = [count] + [1] * (x0.ndim - 1)
@@ -53,11 +62,26 @@ class PerPart:
 
 
 def given_parts(count: int, parts: int) -> Bool[Tensor, "{count} {parts}"]:
-    """For each of ``count`` examples a random pattern of given parts, never all of them (none where parts is 1)."""
+    """For each of ``count`` examples a random pattern of given parts, never all of them (none where parts is 1).
+
+    The first ones, the last ones, both ends, or every k-th; how many or which k is drawn with probability 1/k, since
+    the fewer are given, the more there is to learn.
+    """
     place = torch.arange(parts)
-    length = torch.randint(1, max(parts, 2), (count, 1))
+    length = torch.multinomial(1 / torch.arange(1.0, max(parts, 2)), count, replacement=True)[:, None] + 1
     ends = (place == 0) | (place == parts - 1)
     every = place % length.clamp(min=2) == 0
     patterns = torch.stack([place < length, place >= parts - length, ends.expand(count, -1), every], 1)
     chosen = patterns[torch.arange(count), torch.randint(4, (count,))]
     return chosen & ~chosen.all(1, keepdim=True)
+
+
+def rising_levels(count: int, parts: int, schedule: NoiseSchedule) -> Float[Tensor, "{count} {parts}"]:
+    """Levels with a quantile that rises along the parts and crosses a uniform one at a random part.
+
+    Below the schedule's range a part is given, at level 0; at its upper end it has the highest level.
+    """
+    u, rate = torch.rand(count, 1, dtype=torch.float64), 0.4 * torch.rand(count, 1, dtype=torch.float64)
+    turn = torch.randint(parts, (count, 1))
+    quantile = u + rate * (torch.arange(parts) - turn)
+    return schedule.quantile(quantile.clamp(0, 1)).where(quantile > 0, 0.0)

@@ -16,7 +16,7 @@ class Modality(ABC):
 
     Media are tensors of the modality's own shape and units; a batch of media is their stack. The arguments of the
     constructor are the whole state: what `fit` learns from data is passed in like any other argument, so a saved
-    configuration describes the modality completely.
+    configuration describes the modality completely. Workers that load data get a pickled copy.
 
     Attributes:
         shape: of one example in model space, channels first.
@@ -33,6 +33,8 @@ class Modality(ABC):
     @abstractmethod
     def read(self, path: Path, generator: Generator | None = None) -> Tensor:
         """Media from a file: a clip at a random place if a generator is given, else the clip at the beginning.
+
+        All randomness is the generator's.
 
         Raises:
             DataError: if the file cannot be used.
@@ -59,7 +61,7 @@ class Modality(ABC):
 
     @abstractmethod
     def preview(self, media: Tensor) -> UInt8[Tensor, "3 h w"]:
-        """A picture of the media of one example."""
+        """A picture of the media of one example, of any size."""
 
     def mask(self, media: Tensor) -> Bool[Tensor, "*d"] | None:
         """The elements of ``encode(media)`` that are data rather than padding; None if all are."""
@@ -81,7 +83,11 @@ class Modality(ABC):
         return x, torch.ones_like(x[:1], dtype=torch.bool) if data is None else data.all(0, keepdim=True)
 
     def metrics(self) -> dict[str, Metric]:
-        """Metrics by name; each has ``update(media, real=bool, cond={name: values})`` for batches of media."""
+        """Metrics by name; each has ``update(media, real=bool, cond={name: values})`` for batches of media.
+
+        One whose ``higher_is_better`` is False is a distance: its value, the unnamed one of several, is larger for
+        corrupted media.
+        """
         return {}
 
     def fit(self, media: Iterable[Tensor]) -> dict[str, Any]:

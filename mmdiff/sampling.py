@@ -1,7 +1,8 @@
 """Sampling: noise that belongs to an example, the loop that runs a solver, and the choices that it takes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,12 +10,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmdiff.denoiser import Denoiser, expand_sigma
+from mmdiff.errors import check_at_least
 from mmdiff.schedules import NoiseSchedule
 from mmdiff.types import Context, Denoise, DenoiseInContext, Noise, Solver, Step
 
 
+@dataclass(frozen=True)
+class Between:
+    """In place of a seed: noise between those of two seeds, a ``share`` of the way from the first to the second.
+
+    The blend cos(a) n1 + sin(a) n2, for a from 0 to 90 degrees, is unit Gaussian as they are (a mean would not be).
+    """
+
+    first: int
+    second: int
+    share: float
+
+    def __add__(self, offset: int) -> "Between":
+        return replace(self, first=self.first + offset, second=self.second + offset)
+
+
 class SeededNoise:
-    """Unit Gaussian noise with one generator per example.
+    """Unit Gaussian noise with generators of its own for each example.
 
     An example's noise depends on its seed and on how often noise was drawn before, not on the examples beside it,
     the size of the batch, the number of processes or the device (it is drawn on the CPU).
@@ -23,13 +40,22 @@ class SeededNoise:
         seeds: one per example of the batch.
     """
 
-    def __init__(self, seeds: Sequence[int]):
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[int | Between]):
+        self.sources = [_source(seed) for seed in seeds]
 
     def __call__(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        if len(x) != len(self.generators):
-            raise ValueError(f"{len(self.generators)} seeds cannot make noise for {len(x)} examples.")
-        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators]).to(x)
+        if len(x) != len(self.sources):
+            raise ValueError(f"{len(self.sources)} seeds cannot make noise for {len(x)} examples.")
+        return torch.stack([source(x.shape[1:]) for source in self.sources]).to(x)
+
+
+def _source(seed: int | Between) -> Callable[[torch.Size], Tensor]:
+    if isinstance(seed, Between):
+        angle = math.pi / 2 * seed.share
+        first, second = _source(seed.first), _source(seed.second)
+        return lambda shape: math.cos(angle) * first(shape) + math.sin(angle) * second(shape)
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator)
 
 
 @torch.no_grad()
@@ -72,21 +98,37 @@ def sample(
     return x
 
 
+def staggered(sigmas: Float[Tensor, "n"], parts: int, lag: int) -> Float[Tensor, "m {parts}"]:
+    """Levels of parts that start one after another, each ``lag`` steps after the one before: rolling diffusion.
+
+    Ruhe et al. 2024; the pyramid of Chen et al. 2024 (diffusion forcing). With a lag of all steps each part is drawn
+    when those before it are data.
+    """
+    start = lag * torch.arange(parts)
+    step = torch.arange(len(sigmas) + int(start[-1]))[:, None] - start
+    return sigmas[step.clamp(0, len(sigmas) - 1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """How samples are drawn: the four choices of a command line.
+    """How samples are drawn: the choices of a command line.
 
     Args:
         schedule: whose grid the solver walks.
         steps: of the solver.
         solver: one of `mmdiff.solvers`.
         guidance: one of `mmdiff.guidance`, called with the denoiser, what is asked and the null context.
+        lag: steps by which each moment starts after the one before (see `staggered`); 0 for all at once.
     """
 
     schedule: NoiseSchedule
     steps: int
     solver: Solver
     guidance: Callable[[DenoiseInContext, Context, Context], Denoise]
+    lag: int = 0
+
+    def __post_init__(self):
+        check_at_least(0, lag=self.lag)
 
     @torch.no_grad()
     def __call__(
@@ -94,11 +136,12 @@ class Sampler:
         denoiser: Denoiser,
         shape: Sequence[int],
         cond: Mapping[str, Sequence[Any]],
-        seeds: Sequence[int],
+        seeds: Sequence[int | Between],
         on_step: Callable[[Step], None] | None = None,
         *,
         given: Float[Tensor, "b *d"] | None = None,
         known: Bool[Tensor, "b *parts"] | None = None,
+        time: int | None = None,
     ) -> Float[Tensor, "b *d"]:
         """Samples of ``shape`` in model space, one per seed.
 
@@ -110,15 +153,24 @@ class Sampler:
             on_step: called with every step.
             given: data to complete.
             known: the parts of them to keep, broadcastable against them with one channel; they come out bitwise.
+            time: dimension of a sample along which it has moments, counted from its end; needed with a ``lag``.
+
+        Raises:
+            ValueError: if moments are to lag in samples that have none.
         """
         conditioner = denoiser.conditioner
         device = next(denoiser.parameters()).device
         context, null = conditioner(cond, len(seeds)), conditioner.null(len(seeds))
         sigmas = self.schedule.grid(self.steps)
+        if self.lag:
+            sigmas = self._one_after_another(sigmas, shape, time).to(device)
         if given is not None and known is not None:
             given, known = given.to(device), known.to(device)
             given = torch.where(known, given, 0)
-            sigmas = sigmas.to(given).reshape(-1, *[1] * known.ndim) * ~known
+            sigmas = sigmas if self.lag else sigmas.reshape(-1, *[1] * known.ndim)
+            sigmas = sigmas.to(given) * ~known
+            moves = (sigmas[1:] != sigmas[:-1]).flatten(1).any(1)  # none while a known part has its turn
+            sigmas = torch.cat([sigmas[:1], sigmas[1:][moves]])
         return sample(
             self.guidance(denoiser, context, null),
             (len(seeds), *shape),
@@ -129,3 +181,12 @@ class Sampler:
             given=given,
             device=device,
         )
+
+    def _one_after_another(
+        self, sigmas: Float[Tensor, "n"], shape: Sequence[int], time: int | None
+    ) -> Float[Tensor, "m *parts"]:
+        if time is None:
+            raise ValueError("lag is between moments, which samples of this modality do not have; leave it out.")
+        parts = [1] * (1 + len(shape))
+        parts[time] = shape[time]
+        return staggered(sigmas, shape[time], self.lag).reshape(-1, *parts)

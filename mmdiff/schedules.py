@@ -8,7 +8,7 @@ All arithmetic is float64 on the CPU, so that a grid costs no device synchroniza
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -197,3 +197,152 @@ class LinearVP(_Transformed):
 
     def inverse(self, u: Tensor) -> Tensor:
         return torch.expm1(self.beta_min * u + (self.beta_max - self.beta_min) * u**2 / 2).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledLinearVP(_Transformed):
+    """Uniform in the time of the variance-preserving process whose sqrt(beta) is linear: Rombach et al. 2022.
+
+    Args:
+        beta_min: beta at time 0.
+        beta_max: beta at time 1.
+    """
+
+    sigma_max: float = 14.6
+    beta_min: float = 0.85
+    beta_max: float = 12.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.beta_min < self.beta_max:
+            raise ValueError(
+                f"ScaledLinearVP needs 0 < beta_min < beta_max, got {self.beta_min=:g} and {self.beta_max=:g}."
+            )
+
+    def transform(self, sigma: Tensor) -> Tensor:
+        # Solves log(1 + sigma^2) = (r^3 - a^3) / (3 (b - a)) for r, the square root of beta, linear in time.
+        a, slope = self._root()
+        grown = torch.log1p(sigma**2) * 3 * slope
+        r = (a**3 + grown) ** (1 / 3)
+        return grown / (slope * (r**2 + r * a + a**2))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        a, slope = self._root()
+        return torch.expm1(u * (a**2 + a * slope * u + slope**2 * u**2 / 3)).sqrt()
+
+    def _root(self) -> tuple[float, float]:
+        return math.sqrt(self.beta_min), math.sqrt(self.beta_max) - math.sqrt(self.beta_min)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid(_Transformed):
+    """alpha^2 a sigmoid of time between start and end: Jabri et al. 2022, with the temperature of Chen 2023.
+
+    Args:
+        start: the sigmoid's argument at time 0.
+        end: its argument at time 1.
+        temperature: divides the argument.
+    """
+
+    start: float = -3.0
+    end: float = 3.0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "temperature")
+        if not self.start < self.end:
+            raise ValueError(f"Sigmoid needs start < end, got {self.start=:g} and {self.end=:g}.")
+
+    def transform(self, sigma: Tensor) -> Tensor:
+        low, high = self._ends()
+        level = low + (high - low) / (1 + sigma**2)  # sigmoid(-argument)
+        return -self.temperature * torch.logit(level)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        low, high = self._ends()
+        kept = (torch.sigmoid(-u / self.temperature) - low) / (high - low)
+        return (1 / kept - 1).clamp(min=0).sqrt()
+
+    def _ends(self) -> tuple[float, float]:
+        return 1 / (1 + math.exp(self.end / self.temperature)), 1 / (1 + math.exp(self.start / self.temperature))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(_Transformed):
+    """log sigma ~ Laplace(mean, scale), truncated: Hang et al. 2024."""
+
+    mean: float = 0.0
+    scale: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "scale")
+        _check_positive(self, "sigma_min")
+
+    def transform(self, sigma: Tensor) -> Tensor:
+        z = (sigma.log() - self.mean) / self.scale
+        return -z.sign() * torch.expm1(-z.abs()) / 2
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return (self.mean - self.scale * u.sign() * torch.log1p(-2 * u.abs())).exp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Angular(_Transformed):
+    """Steps in the angle atan(sigma) that shorten towards both of its ends: the grid of `mmdiff.solvers.angular`.
+
+    Args:
+        power: of the shortening; 1 is `Cosine`.
+    """
+
+    power: float = 1.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "power")
+
+    def transform(self, sigma: Tensor) -> Tensor:
+        low, high = math.atan(self.sigma_min), math.atan(self.sigma_max)
+        share = (sigma.atan() - low).clamp(min=0) ** (1 / self.power)
+        return share / (share + (high - sigma.atan()).clamp(min=0) ** (1 / self.power))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        low, high = math.atan(self.sigma_min), math.atan(self.sigma_max)
+        share = u**self.power / (u**self.power + (1 - u) ** self.power)
+        return torch.tan(low + (high - low) * share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized(NoiseSchedule):
+    """Another schedule with levels for examples of another size: multiplied by sqrt(size / reference).
+
+    Noise hides as much of neighbors that agree as it did of fewer of them: Hoogeboom et al. 2023, section 2.1; Esser
+    et al. 2024, equation 23.
+
+    Args:
+        sigma_min: follows from ``base``.
+        sigma_max: follows from ``base``.
+        base: the schedule for examples of the reference size.
+        size: positions of an example.
+        reference: positions of the examples that ``base`` is for.
+    """
+
+    sigma_min: float = field(init=False)
+    sigma_max: float = field(init=False)
+    base: NoiseSchedule
+    size: int
+    reference: int
+
+    def __post_init__(self):
+        check_at_least(1, size=self.size, reference=self.reference)
+        object.__setattr__(self, "sigma_min", self._factor * self.base.sigma_min)
+        object.__setattr__(self, "sigma_max", self._factor * self.base.sigma_max)
+        super().__post_init__()
+
+    @property
+    def _factor(self) -> float:
+        return math.sqrt(self.size / self.reference)
+
+    def quantile(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        return self._factor * self.base.quantile(t)

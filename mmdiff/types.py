@@ -46,7 +46,10 @@ class Step(NamedTuple):
 
 @runtime_checkable
 class MediaSet(Protocol):
-    """A map-style data set: media as their modality reads them, and raw condition values by name."""
+    """A map-style data set: media as their modality reads them, and raw condition values by name.
+
+    An index gives the same example for the same seed of torch, in a pickled copy (a worker's) too.
+    """
 
     def __len__(self) -> int: ...
 

@@ -24,12 +24,12 @@ class Mixture:
         self.weights = torch.tensor(weights, dtype=torch.float64)
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """E[x0 | x0 + sigma eps = x] for x (b, d) and a scalar sigma."""
+        """E[x0 | x0 + sigma eps = x] for x (b, d) and a sigma that is scalar or (b, 1)."""
         y = x.double()[:, None]
-        noise = float(sigma) ** 2
+        noise = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1, 1) ** 2
         variance = self.stds[:, None] ** 2 + noise
         size = self.means.shape[1]
-        log_likelihood = -((y - self.means) ** 2).sum(-1) / (2 * variance[:, 0]) - size / 2 * variance[:, 0].log()
+        log_likelihood = -((y - self.means) ** 2).sum(-1) / (2 * variance[..., 0]) - size / 2 * variance[..., 0].log()
         share = torch.softmax(log_likelihood + self.weights.log(), 1)[..., None]
         posterior = (self.means * noise + self.stds[:, None] ** 2 * y) / variance
         return (share * posterior).sum(1).to(x.dtype)

@@ -54,5 +54,5 @@ main()
     assert (done.returncode, done.stderr) == (0, "")
     assert "mmdiff_audio (mmdiff " in done.stdout
     assert "BROKEN, ModuleNotFoundError" in done.stdout
-    assert "solver       ancestral, dpmpp_2m" in done.stdout
+    assert "solver       adams_bashforth, adaptive, ancestral" in done.stdout
     assert "audio/" not in done.stdout

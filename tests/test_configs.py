@@ -29,7 +29,13 @@ SMALL = {
 NETWORK = {
     "audio": ["network.width=8", "network.multipliers=[1, 2]", "network.attention=[]"],
     "video": ["network.width=8", "network.multipliers=[1, 2]", "network.attention=[]"],
-    "pointcloud": ["network.width=16", "network.latents=4", "network.stages=1", "network.depth=1"],
+    "pointcloud": [
+        "network.width=16",
+        "network.cells=4",
+        "network.cell_width=16",
+        "network.stages=1",
+        "network.depth=1",
+    ],
 }
 DATA = ["data.dataset.size=12", "data.held_out=6", "data.batch_size=2", "conditioner.features=16"]
 

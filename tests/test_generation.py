@@ -1,6 +1,7 @@
 """Completing what is given, and going on from it, with numbers: a kind of data that the core has never heard of."""
 
 import json
+import math
 from functools import partial
 
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 from mmdiff.checkpoint import Model
 from mmdiff.conditioning import Conditioner
 from mmdiff.denoiser import Denoiser
-from mmdiff.generation import batches, generate, override
+from mmdiff.generation import ROUND, batches, generate, override
+from mmdiff.sampling import SeededNoise
 from mmdiff.scaling import EDM
 
 
@@ -47,6 +49,7 @@ CONFIG = {
     "solver": {"_target_": "mmdiff.solvers.heun", "_partial_": True},
     "guidance": {"_target_": "mmdiff.guidance.conditional", "_partial_": True},
     "steps": 4,
+    "lag": 0,
 }
 
 
@@ -88,6 +91,13 @@ def test_going_on_keeps_what_was_there(model, times):
     assert torch.pdist(parts[0]).min() > 1e-3  # every part has noise of its own
 
 
+def test_rounds_have_noise_of_their_own():
+    """Torch's generators on the CPU look at 32 bits of a seed."""
+    x = torch.zeros(1, 100)
+    draws = torch.cat([SeededNoise([5 + round_ * ROUND])(x) for round_ in range(4)])
+    assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.5
+
+
 def test_going_on_from_what_is_given(model):
     given = [torch.tensor([[1.0, 2.0]])]
     longer = drawn(model, given=given, extend=1)
@@ -99,6 +109,28 @@ def test_a_sample_depends_on_its_seed_alone(model):
     together = drawn(model, extend=1)
     torch.testing.assert_close(drawn(model, batch_size=1, extend=1), together, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(drawn(model, count=1, seed=7, extend=1)[0], together[2], rtol=1e-4, atol=1e-4)
+
+
+def test_samples_lead_from_one_seed_to_another(model, tmp_path):
+    way = drawn(model, count=5, seed=5, toward=9)
+    assert torch.equal(way[0], drawn(model, count=1, seed=5)[0])
+    torch.testing.assert_close(way[-1], drawn(model, count=1, seed=9)[0])
+    # the model is linear and so is the way: each sample blends the ends as its noise blends theirs
+    angle = math.radians(90 / 4)
+    for i in (1, 2, 3):
+        blend = math.cos(i * angle) * way[0] + math.sin(i * angle) * way[-1]
+        torch.testing.assert_close(way[i], blend, rtol=1e-4, atol=1e-4)
+    assert torch.equal(drawn(model, count=5, seed=5, toward=9, extend=1)[..., :4], way)
+    generate(model, [{}] * 3, tmp_path, seed=5, toward=9)
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [(line["seed"], line["toward"], line["share"]) for line in lines] == [(5, 9, 0), (5, 9, 0.5), (5, 9, 1)]
+
+
+def test_a_lag_needs_time(model):
+    model.config.lag = 2
+    assert drawn(model).shape == (3, 1, 4)
+    with pytest.raises(ValueError, match="lag is between moments"):
+        drawn(model._replace(modality=Numbers(4)))
 
 
 def test_the_record_says_what_was_given(model, tmp_path):
@@ -116,6 +148,8 @@ def test_the_record_says_what_was_given(model, tmp_path):
     [
         ({"known": "1"}, "add given=FILE"),
         ({"given": [torch.ones(1, 4)]}, "known=null keeps all of what is given"),
+        ({"toward": 3, "count": 1}, "count must be a whole number of at least 2, got 1"),
+        ({"toward": -3}, "toward must be a whole number of at least 0, got -3"),
         ({"extend": -1}, "extend must be a whole number of at least 0, got -1"),
     ],
 )

@@ -5,7 +5,14 @@ import pytest
 import torch
 from closed_forms import SIZES, two_bumps
 
-from mmdiff.guidance import classifier_free, conditional, join
+from mmdiff.guidance import (
+    adaptive_projected,
+    classifier_free,
+    composed,
+    conditional,
+    dynamic_thresholding,
+    join,
+)
 from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
 from mmdiff.types import Context
 
@@ -158,6 +165,73 @@ def test_guidance_moves_gaussian_samples_to_the_product_law():
     assert last.x.item() == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("rank", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_conditions_add_up_in_one_call(rank, kind):
+    x, sigma = torch.randn(3, *SIZES[rank]), sigmas_of(kind, 3, rank)
+    first, null = contexts(3)
+    second = Context(vector=-2 * first.vector)
+    denoise = Shifted()
+    got = composed(denoise, [first, second], null, scales=[3.0, 0.5])(x, sigma)
+    assert [n for n, _ in denoise.calls] == [9]
+    a, b, none = (denoise(x, sigma, context) for context in (first, second, null))
+    torch.testing.assert_close(got, none + 3 * (a - none) + 0.5 * (b - none))
+    alone = composed(denoise, [first], null, scales=[3.0])(x, sigma)
+    torch.testing.assert_close(alone, classifier_free(denoise, first, null, scale=3.0)(x, sigma))
+
+
+@pytest.mark.parametrize("rank", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_projected_guidance_moves_across_the_estimate(rank, kind):
+    x, sigma = torch.randn(3, *SIZES[rank]), sigmas_of(kind, 3, rank)
+    asked, null = contexts(3)
+    denoise = Shifted()
+    yes, no = denoise(x, sigma, asked), denoise(x, sigma, null)
+    got = adaptive_projected(denoise, asked, null, scale=4.0)(x, sigma)
+    assert [n for n, _ in denoise.calls[2:]] == [6]
+    for moved, one, other in zip((got - yes).flatten(1), yes.flatten(1), no.flatten(1), strict=True):
+        assert moved @ one == pytest.approx(0, abs=1e-3)
+        left = torch.linalg.lstsq(one[:, None], (3 * (one - other))[:, None])
+        torch.testing.assert_close(moved, 3 * (one - other) - one * left.solution[0, 0], rtol=1e-3, atol=1e-4)
+    whole = adaptive_projected(denoise, asked, null, scale=4.0, parallel=1.0)(x, sigma)
+    torch.testing.assert_close(whole, classifier_free(denoise, asked, null, scale=4.0)(x, sigma))
+    near = adaptive_projected(denoise, asked, null, scale=2.0, parallel=1.0, radius=0.1)(x, sigma)
+    assert (near - yes).flatten(1).norm(dim=1).max() <= 0.1 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("rank", SIZES)
+def test_thresholding_pulls_in_what_guidance_drove_out(rank):
+    x, sigma = torch.randn(3, *SIZES[rank]), torch.tensor(0.8)
+    asked, null = contexts(3)
+    guidance = partial(classifier_free, scale=6.0)
+    free = guidance(Shifted(), asked, null)(x, sigma)
+    bound = partial(dynamic_thresholding, Shifted(), asked, null, guidance=guidance)
+    got = bound(least=1.5, quantile=0.9)(x, sigma)
+    for one, other in zip(got.flatten(1), free.flatten(1), strict=True):
+        size = max(1.5, other.abs().sort().values[math.ceil(0.9 * len(other)) - 1].item())
+        torch.testing.assert_close(one, other.clamp(-size, size) * 1.5 / size)
+    assert got.abs().max() <= 1.5 * (1 + 1e-6)
+    torch.testing.assert_close(bound(least=1e3)(x, sigma), free)
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        partial(adaptive_projected, scale=3.0),
+        partial(dynamic_thresholding, guidance=partial(classifier_free, scale=3.0), least=0.5),
+        lambda denoise, asked, null: composed(denoise, [asked, asked], null, scales=[1.0, 2.0]),
+    ],
+)
+def test_held_parts_stay_as_they_are(guidance):
+    x, held = torch.randn(3, 2, 5), torch.tensor([True, False, True, False, False])
+
+    def denoise(x, sigma, context):
+        return torch.where(sigma == 0, x, Shifted()(x, sigma, context))
+
+    got = guidance(denoise, *contexts(3))(x, torch.where(held, 0.0, 1.5).reshape(1, 1, 5))
+    assert torch.equal(got[..., held], x[..., held])
+
+
 def test_join_keeps_the_structure():
     first = Context(
         vector=torch.zeros(2, 3), tokens=torch.zeros(2, 4, 5), token_mask=torch.ones(2, 4, dtype=torch.bool)
@@ -180,3 +254,21 @@ def test_join_keeps_the_structure():
 def test_bad_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=f"guidance.{name}"):
         partial(classifier_free, Shifted(), *contexts(1), scale=2.0)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "arguments", "name"),
+    [
+        (adaptive_projected, {"scale": 2.0, "radius": 0.0}, "radius"),
+        (dynamic_thresholding, {"guidance": conditional, "least": 0.0}, "least"),
+        (dynamic_thresholding, {"guidance": conditional, "least": 1.0, "quantile": 0.0}, "quantile"),
+    ],
+)
+def test_bad_arguments_of_the_others_are_named(guidance, arguments, name):
+    with pytest.raises(ValueError, match=f"guidance.{name}"):
+        guidance(Shifted(), *contexts(1), **arguments)
+
+
+def test_several_conditions_need_as_many_scales():
+    with pytest.raises(ValueError, match=r"guidance\.scales .* 2 contexts"):
+        composed(Shifted(), contexts(1), contexts(1)[1], scales=[1.0])

@@ -58,6 +58,20 @@ def test_one_level_for_all_when_nothing_else_is_asked():
     assert torch.equal(levels, sigma[:, None, None].expand(COUNT, 1, 6))
 
 
+@every_rank
+def test_rolling_levels_rise(rank):
+    shape, dim = SHAPES[rank]
+    schedule = LogNormal(sigma_min=0.01)
+    _, levels = draw(shape, PerPart(dim=dim, given=0.0, independent=0.0, rolling=1.0), schedule)
+    levels = levels.flatten(1)
+    assert (levels.diff(dim=1) >= 0).all()
+    assert not (levels == 0).all(1).any()
+    assert set(levels[(levels < 0.01) | (levels > 79.99)].tolist()) == {0.0, 80.0}
+    at_work = (levels > 0) & (levels < 80)
+    assert (at_work.float().mean(0) > 0.1).all()
+    assert ((levels[:, 0] == 0) & ~(levels[:, -1] == 0)).float().mean() > 0.01
+
+
 @pytest.mark.parametrize("parts", [2, 3, 8])
 def test_given_patterns(parts):
     patterns = {tuple(p) for p in given_parts(COUNT, parts).int().tolist()}
@@ -77,8 +91,11 @@ def test_a_single_part_is_never_given():
     ("options", "named"),
     [
         ({"dim": -1}, r"levels\.dim must be a whole number of at least 0, got -1"),
-        ({"dim": 0, "given": 0.8, "independent": 0.3}, r"shares of 1, got 0\.8 and 0\.3"),
-        ({"dim": 0, "given": -0.1}, r"shares of 1, got -0\.1 and 0\.2"),
+        (
+            {"dim": 0, "given": 0.8, "independent": 0.3},
+            r"levels\.given 0\.8, levels\.independent 0\.3, levels\.rolling 0$",
+        ),
+        ({"dim": 0, "given": -0.1}, r"levels\.given -0\.1, levels\.independent 0\.2"),
     ],
 )
 def test_mistakes(options, named):

@@ -229,14 +229,14 @@ def test_fourier_features_are_close_for_close_numbers():
 class Mean(nn.Module):
     """Mixes by adding the mean of a sequence to each of its members."""
 
-    def forward(self, x, length):
+    def forward(self, x, emb, length):
         return x + x.unflatten(0, (-1, length)).mean(1).repeat_interleave(length, 0)
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (1, 6, 4)], ids=str)
 def test_mixers_join_the_members_of_a_sequence(shape):
     built = []
-    network = build(shape, mixer=lambda channels, level: built.append((channels, level)) or Mean())
+    network = build(shape, mixer=lambda channels, features, level: built.append((channels, level)) or Mean())
     assert set(built) == {(8, 0), (16, 1)}
     x, noise, context = inputs(6, shape)
     expected = network(x, noise, context, 3)

@@ -2,17 +2,17 @@ from functools import partial
 
 import pytest
 import torch
-from closed_forms import SIZES, two_bumps
+from closed_forms import SIZES, order, two_bumps
 from scipy.stats import kstest
 
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.denoiser import Denoiser
 from mmdiff.guidance import classifier_free, conditional
 from mmdiff.nn.unet import UNet
-from mmdiff.sampling import Sampler, SeededNoise, sample
+from mmdiff.sampling import Sampler, SeededNoise, sample, staggered
 from mmdiff.scaling import V
 from mmdiff.schedules import Flow, Karras
-from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
+from mmdiff.solvers import adams_bashforth, ancestral, angular, deis, dpmpp_2m, dpmpp_3m, euler, heun, rk4, unipc
 
 SOLVERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 every = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -202,7 +202,73 @@ def test_levels_have_to_fit_the_samples():
         sample(two_bumps, (4, 3), torch.rand(3, 1, 2), euler, SeededNoise(SEEDS))
 
 
-# The four choices
+# One moment after another
+
+
+def test_parts_start_one_after_another():
+    sigmas = Karras().grid(2)
+    high, low, zero = sigmas.tolist()
+    expected = [[high, high, high], [low, high, high], [zero, low, high], [zero, zero, low], [zero, zero, zero]]
+    assert staggered(sigmas, parts=3, lag=1).tolist() == expected
+    assert torch.equal(staggered(sigmas, parts=3, lag=0), sigmas[:, None].expand(3, 3))
+    assert staggered(sigmas, parts=3, lag=2)[:, 1].tolist() == [high, high, high, low, zero, zero, zero]
+
+
+@pytest.mark.parametrize("solver", [euler, heun, rk4, dpmpp_2m, dpmpp_3m, unipc, deis, adams_bashforth, angular])
+@pytest.mark.parametrize("lag", [1, 4, 6])
+def test_waiting_and_being_done_change_nothing(solver, lag):
+    """The elements are independent, so each must end where it ends when all are drawn at once."""
+    sigmas = Karras().grid(6).float()
+    at_once = sample(two_bumps, (3, 2, 5), sigmas, solver, SeededNoise(range(3)))
+    rolled = sample(two_bumps, (3, 2, 5), staggered(sigmas, 5, lag)[:, None, None], solver, SeededNoise(range(3)))
+    torch.testing.assert_close(rolled, at_once, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("solver", "expected"), [(euler, 1), (heun, 2), (dpmpp_2m, 2)])
+@pytest.mark.parametrize("share", [0, 1 / 4, 1])
+def test_the_law_does_not_depend_on_the_lag(solver, expected, share):
+    """Of a Gaussian sequence with correlated parts; its sampler is linear, so unit vectors tell the covariance."""
+    place = torch.arange(4, dtype=torch.float64)
+    covariance = 0.8 ** (place - place[:, None]).abs()
+    basis = torch.eye(4, dtype=torch.float64)[:, None]
+
+    def denoise(x, sigma):
+        return x @ torch.linalg.solve(covariance + torch.diag(sigma[0, 0] ** 2), covariance)
+
+    def error(steps):
+        sigmas = staggered(Karras(sigma_max=1000).grid(steps), 4, round(share * steps))[:, None, None]
+        ends = sample(denoise, basis.shape, sigmas, solver, lambda _: basis, given=torch.zeros_like(basis))[:, 0]
+        return (ends.T @ ends - covariance).abs().max().item()
+
+    assert order(error, [80, 160, 320]) == pytest.approx(expected, abs=0.15)
+
+
+def test_sampler_draws_moments_one_after_another(denoiser):
+    draw = partial(Sampler(schedule=Karras(), steps=4, solver=euler, guidance=conditional, lag=2), denoiser, (2, 8))
+    seen = []
+    got = draw({}, SEEDS, seen.append, time=-1)
+    sigmas = staggered(Karras().grid(4), 8, 2)[:, None, None]
+    bound = partial(denoiser, context=denoiser.conditioner.null(4))
+    assert torch.equal(got, sample(bound, got.shape, sigmas, euler, SeededNoise(SEEDS)))
+    assert len(seen) == 4 + 7 * 2
+    with pytest.raises(ValueError, match="lag is between moments"):
+        draw({}, SEEDS)
+
+
+def test_known_moments_take_no_steps(denoiser):
+    draw = partial(Sampler(schedule=Karras(), steps=4, solver=euler, guidance=conditional, lag=4), denoiser, (2, 8))
+    seen, given, known = [], torch.randn(4, 2, 8), (torch.arange(8) < 6).expand(4, 1, 8)
+    got = draw({}, SEEDS, seen.append, given=given, known=known, time=-1)
+    assert torch.equal(got[..., :6], given[..., :6])
+    assert len(seen) == 4 + 4
+
+
+def test_lag_is_a_number_of_steps():
+    with pytest.raises(ValueError, match="lag must be a whole number of at least 0, got -1"):
+        Sampler(schedule=Karras(), steps=4, solver=euler, guidance=conditional, lag=-1)
+
+
+# The choices
 
 
 @every

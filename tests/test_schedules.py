@@ -6,10 +6,22 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
-from scipy.stats import kstest, truncnorm
+from scipy.stats import kstest, laplace, truncnorm
 
 from mmdiff.errors import check_at_least
-from mmdiff.schedules import Cosine, Flow, Karras, LinearVP, LogLinear, LogNormal
+from mmdiff.schedules import (
+    Angular,
+    Cosine,
+    Flow,
+    Karras,
+    Laplace,
+    LinearVP,
+    LogLinear,
+    LogNormal,
+    Resized,
+    ScaledLinearVP,
+    Sigmoid,
+)
 
 SCHEDULES = [
     Karras(),
@@ -22,6 +34,13 @@ SCHEDULES = [
     Cosine(),
     Cosine(shift=0.5, sigma_min=0.0),
     LinearVP(),
+    ScaledLinearVP(),
+    Sigmoid(),
+    Sigmoid(start=0.0, end=3.0, temperature=0.5, sigma_min=0.0),
+    Laplace(),
+    Angular(sigma_min=0.0),
+    Angular(power=1.0),
+    Resized(base=Flow(), size=4096, reference=1024),
 ]
 every = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 T = torch.linspace(0, 1, 257, dtype=torch.float64)
@@ -102,6 +121,59 @@ def test_linear_vp_integrates_its_beta(beta_min, beta_max):
 
     t = T[::16]
     torch.testing.assert_close(schedule.quantile(t), spread(schedule, time, sigma, t), rtol=1e-7, atol=0)
+
+
+def test_scaled_linear_vp_is_the_limit_of_the_table_of_latent_diffusion():
+    n = 200_000  # of 1000 steps with betas linspace(sqrt(0.00085), sqrt(0.012))^2, made finer
+    betas = torch.linspace(0.85**0.5, 12.0**0.5, n, dtype=torch.float64) ** 2 / n
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    sigma = ((1 - alpha_bar) / alpha_bar).sqrt()
+    schedule = ScaledLinearVP(sigma_min=sigma[n // 100 - 1].item(), sigma_max=sigma[-1].item())
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9], dtype=torch.float64)
+    index = ((0.01 + 0.99 * t) * n).round().long() - 1
+    torch.testing.assert_close(schedule.quantile(t), sigma[index], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("schedule", [s for s in SCHEDULES if isinstance(s, Sigmoid)], ids=str)
+def test_sigmoid_is_chens_gamma(schedule):
+    """Chen 2023, algorithm 1: gamma = (s(end) - s((end - start) u + start)) / (s(end) - s(start)), over u = 0 to 1."""
+
+    def s(v):
+        return 1 / (1 + math.exp(-v / schedule.temperature))
+
+    def sigma(u):
+        at_end, at_start = s(schedule.end), s(schedule.start)
+        gamma = (at_end - s((schedule.end - schedule.start) * u + schedule.start)) / (at_end - at_start)
+        return math.sqrt(max(0.0, 1 / gamma - 1))
+
+    def time(level):
+        return 0.0 if level == 0 else brentq(lambda u: sigma(u) - level, 0, 1 - 1e-9, xtol=1e-14)
+
+    t = T[1::16]
+    torch.testing.assert_close(schedule.quantile(t), spread(schedule, time, sigma, t), rtol=1e-6, atol=1e-9)
+
+
+def test_laplace_is_the_truncated_law():
+    schedule = Laplace(mean=0.3, scale=0.7, sigma_min=0.05, sigma_max=30.0)
+    ends = laplace.cdf([math.log(0.05), math.log(30.0)], 0.3, 0.7)
+    expected = np.exp(laplace.ppf(ends[0] + T.numpy() * (ends[1] - ends[0]), 0.3, 0.7))
+    np.testing.assert_allclose(schedule.quantile(T).numpy(), expected, rtol=1e-9)
+
+
+def test_angular_is_a_power_in_the_odds_of_the_angle():
+    schedule = Angular(sigma_min=0.0, sigma_max=80.0, power=1.5)
+    z = T**1.5 / (T**1.5 + (1 - T) ** 1.5)
+    torch.testing.assert_close(schedule.quantile(T), torch.tan(z * math.atan(80.0)), rtol=1e-9, atol=1e-12)
+    cosine = Cosine().quantile(T)
+    torch.testing.assert_close(Angular(power=1.0, sigma_min=0.002).quantile(T), cosine, rtol=1e-9, atol=1e-12)
+
+
+def test_a_resized_flow_is_a_shifted_flow():
+    """Esser et al. 2024, equation 23: t_m = sqrt(m / n) t / (1 + (sqrt(m / n) - 1) t)."""
+    base = Flow()
+    t = base.quantile(T) / (1 + base.quantile(T))
+    sigma = Resized(base=base, size=4096, reference=1024).quantile(T)
+    torch.testing.assert_close(sigma / (1 + sigma), 2 * t / (1 + t))
 
 
 def test_linear_vp_covers_unit_time_by_default():
@@ -213,6 +285,13 @@ def test_frozen_and_keyword_only(schedule):
         (Cosine, {"shift": 0.0}, "shift"),
         (LinearVP, {"beta_min": 0.0}, "beta_min"),
         (LinearVP, {"beta_min": 5.0, "beta_max": 1.0}, "beta_max"),
+        (ScaledLinearVP, {"beta_min": 13.0}, "beta_min"),
+        (Sigmoid, {"start": 3.0}, "start"),
+        (Sigmoid, {"temperature": 0.0}, "temperature"),
+        (Laplace, {"scale": 0.0}, "scale"),
+        (Laplace, {"sigma_min": 0.0}, "sigma_min"),
+        (Angular, {"power": 0.0}, "power"),
+        (Resized, {"base": Flow(), "size": 0, "reference": 1}, "size"),
     ],
 )
 def test_bad_arguments_are_named(kind, arguments, name):

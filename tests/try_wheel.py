@@ -38,7 +38,12 @@ def main() -> None:
             run(mmdiff, "train", f"experiment={experiment}", "debug=fast", "data.dataset.size=16", cwd=place)
             if not list(place.glob(f"runs/{experiment}/*/checkpoints/last.ckpt")):
                 sys.exit(f"the wheel's training of {experiment} left no checkpoint")
-        print(f"{wheel.name}: installed, mmdiff info and two training steps of each plugin ran from {place}")
+        run(mmdiff, "new", "tides", cwd=place)
+        run(python, "-m", "pip", "install", "--quiet", "--no-deps", place / "mmdiff-tides", cwd=place)
+        run(mmdiff, "check", "tides", cwd=place)
+        print(
+            f"{wheel.name}: installed, mmdiff info, new, check and two training steps of each plugin ran from {place}"
+        )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ COMMANDS = {
     "evaluate": "measure a checkpoint:           mmdiff evaluate checkpoint=PATH count=256 output=DIR",
     "export": "write weights without pickle:   mmdiff export checkpoint=PATH output=DIR",
     "info": "show versions, devices, plugins and the options of every group",
+    "new": "write a plugin of your own:     mmdiff new NAME",
+    "check": "does a plugin keep the rules:   mmdiff check NAME",
 }
 
 HELP = (
@@ -57,6 +59,7 @@ def _complete_command() -> bool:
     words = os.environ.get("COMP_LINE", "mmdiff train ").split(" ")
     if len(words) < 3:
         print(" ".join(COMMANDS))
+    if len(words) < 3 or words[1] in ("new", "check"):
         return False
     sys.argv.insert(1, words[1])
     return True

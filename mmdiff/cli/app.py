@@ -5,7 +5,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import hydra
@@ -52,6 +53,15 @@ def run(command: str, job: Callable[[DictConfig], None]) -> None:
         hydra.main(version_base="1.3", config_path=str(plugins.core_conf()), config_name=command)(guarded)()
     except MISTAKES as error:
         _fail(command, error, show=full == "1")
+
+
+@contextmanager
+def mistakes(command: str) -> Iterator[None]:
+    """The same for what runs inside, of a command that composes no configuration."""
+    try:
+        yield
+    except MISTAKES as error:
+        _fail(command, error, show=os.environ.get(FULL) == "1")
 
 
 def _fail(command: str, error: BaseException, *, show: bool) -> NoReturn:

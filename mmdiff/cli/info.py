@@ -24,6 +24,15 @@ def info(config: DictConfig) -> None:
     for plugin in plugins.plugins():
         distribution = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else "unknown distribution"
         print(f"  {plugin.name:12} {plugin.value} ({distribution}): {_state(plugin)}")
+        folder = plugins.plugin_conf(plugin)
+        if folder:
+            for group in plugins.groups_in(folder):
+                print(f"  {'':12}   {group}: {', '.join(plugins.options_in(folder, group))}")
+    clashes = plugins.clashes()
+    if clashes:
+        print("\noptions that several packages bring (the first one's is taken)")
+    for option, packages in clashes.items():
+        print(f"  {option}: {', '.join(packages)}")
     print("\noptions (group=option)")
     for group in plugins.groups():
         print(f"  {group:12} {', '.join(plugins.options(group))}")
@@ -37,11 +46,9 @@ def _version(name: str) -> str:
 
 
 def _state(plugin: plugins.EntryPoint) -> str:
-    """Whether a plugin imports, and why not: whatever it raises must not break the command."""
-    try:
-        plugin.load()
-    except Exception as error:
-        return f"BROKEN, {type(error).__name__}: {error}"
+    problem = plugins.problem(plugin)
+    if problem:
+        return f"BROKEN, {problem}"
     return "ok" if plugins.plugin_conf(plugin) else "ok, but it has no conf folder"
 
 

@@ -23,6 +23,7 @@ def sample(config: DictConfig) -> None:
         config.output,
         seed=config.seed,
         batch_size=config.batch_size,
+        toward=config.toward,
         given=[model.modality.read(path) for path in paths],
         paths=paths,
         known=config.known,

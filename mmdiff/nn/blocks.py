@@ -1,5 +1,6 @@
 """Convolutional blocks for states (b, channels, *size) with one to three dimensions of size."""
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -70,7 +71,7 @@ class ResBlock(nn.Module):
         """``emb`` has one column for the example, or one per part of it, broadcastable against the size of ``x``."""
         h = self.conv_in(F.silu(self.norm_in(x)))
         scale, shift = self.modulation(F.silu(emb)).chunk(2, dim=1)
-        h = self.norm_out(h) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
         return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
 
 

@@ -34,8 +34,9 @@ class UNet(nn.Module):
             places alike; here the place joins noise level and context in the embedding, so what a block does may
             depend on all three together.
         dropout: in the residual blocks.
-        mixer: called with (channels, level), returns a module that is applied after each residual block of a network
-            whose batch holds sequences: it maps (sequences * length, channels, *size) and the length to the like.
+        mixer: called with (channels, features of the embedding, level), returns a module that is applied after each
+            residual block of a network whose batch holds sequences: it maps (sequences * length, channels, *size), the
+            embedding and the length to the like of the first.
         recompute: forget activations inside blocks and compute them again for the gradient: less memory, more time
             (Chen et al. 2016).
     """
@@ -52,7 +53,7 @@ class UNet(nn.Module):
         patch: int = 1,
         absolute: Sequence[int] = (),
         dropout: float = 0.0,
-        mixer: Callable[[int, int], nn.Module] | None = None,
+        mixer: Callable[[int, int, int], nn.Module] | None = None,
         recompute: bool = False,
     ):
         super().__init__()
@@ -62,7 +63,7 @@ class UNet(nn.Module):
         self.recompute = recompute
         self.levels = len(multipliers)
         self.multiple = patch * 2 ** (self.levels - 1)
-        embedding = 4 * width
+        embedding = max(4 * width, features)
         self.fourier = FourierFeatures(embedding)
         self.noise = conv(dims, embedding, embedding, kernel=1)
         self.context = nn.Linear(features, embedding)
@@ -73,7 +74,8 @@ class UNet(nn.Module):
 
         def stage(inputs: int, outputs: int, level: int, attends: bool) -> "_Stage":
             block = ResBlock(dims, inputs, outputs, embedding, dropout)
-            return _Stage(block, level, SelfAttention(outputs) if attends else None, mixer and mixer(outputs, level))
+            attention = SelfAttention(outputs) if attends else None
+            return _Stage(block, level, attention, mixer and mixer(outputs, embedding, level))
 
         self.stem = conv(dims, channels * patch**dims, width)
         self.down = nn.ModuleList()
@@ -97,8 +99,9 @@ class UNet(nn.Module):
                 self.up.append(_Stage(Upsample(dims, now), level - 1))
         self.norm = norm(now)
         self.head = zero(conv(dims, now, channels * patch**dims))
-        if dims == 2:
-            self.to(memory_format=torch.channels_last)  # a training step takes 0.85 of the time, on the CPU
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # a training step takes 0.85 of the time, on the CPU
 
     def forward(
         self, x: Float[Tensor, "b i *size"], noise: Float[Tensor, "b *parts"], context: Context, length: int = 1
@@ -182,4 +185,4 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, embeddings: Sequence[Tensor], length: int) -> Tensor:
         h = self.attention(self.block(x) if self.resizes else self.block(x, embeddings[self.level]))
-        return h if self.mixer is None else self.mixer(h, length)
+        return h if self.mixer is None else self.mixer(h, embeddings[self.level], length)

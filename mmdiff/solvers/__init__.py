@@ -6,8 +6,42 @@ example (shape (steps + 1, *parts), parts broadcastable against x): where the le
 out bitwise as it went in.
 """
 
+from mmdiff.solvers.adaptive import adaptive
 from mmdiff.solvers.euler import ancestral, euler
 from mmdiff.solvers.heun import heun
-from mmdiff.solvers.multistep import dpmpp_2m
+from mmdiff.solvers.multistep import (
+    adams_bashforth,
+    angular,
+    deis,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_3m,
+    dpmpp_3m_sde,
+    sa_solver,
+    unipc,
+)
+from mmdiff.solvers.singlestep import dpm2, dpmpp_2s, rk4
+from mmdiff.solvers.stochastic import consistency, dpmpp_sde, edm_stochastic, predictor_corrector
 
-__all__ = ["ancestral", "dpmpp_2m", "euler", "heun"]
+__all__ = [
+    "adams_bashforth",
+    "adaptive",
+    "ancestral",
+    "angular",
+    "consistency",
+    "deis",
+    "dpm2",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "edm_stochastic",
+    "euler",
+    "heun",
+    "predictor_corrector",
+    "rk4",
+    "sa_solver",
+    "unipc",
+]

@@ -27,8 +27,8 @@ def kd_pairing(x0: Float[Tensor, "b c n"], noise: Float[Tensor, "b c n"]) -> Flo
     return torch.empty_like(noise).scatter_(2, places, noise.gather(2, drawn))
 
 
-def leaves(points: Float[Tensor, "b d n"]) -> Int[Tensor, "b n"]:
-    """Indices of the points in the order of the leaves of a balanced k-d tree.
+def leaves(points: Float[Tensor, "b d n"], bits: int | None = None) -> Int[Tensor, "b n"]:
+    """Indices of the points in the order of the leaves of a balanced k-d tree; of ``bits`` levels, or of single points.
 
     A level of the tree is a sort within segments of consecutive places. The ranks along each axis are found once, so
     that one sort of whole numbers, segment first and rank second, does all segments of a level, whatever their sizes.
@@ -38,7 +38,7 @@ def leaves(points: Float[Tensor, "b d n"]) -> Int[Tensor, "b n"]:
     ranks = points.argsort(dim=2).argsort(dim=2)
     place = torch.arange(n, device=points.device)
     order = place.expand(batch, n)
-    for level in range((n - 1).bit_length()):
+    for level in range((n - 1).bit_length() if bits is None else bits):
         segment = place * 2**level // n
         key = segment * n + ranks[:, axes[level % len(axes)]].gather(1, order)
         order = order.gather(1, key.argsort(dim=1))

@@ -11,7 +11,9 @@ from mmdiff.schedules import NoiseSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """In a share of the clouds the points on one side of a random plane are given, at level 0.
+    """In a share of the batches the points on one side of a random plane are given, at level 0.
+
+    Whole batches, because a level for every point makes a step half as long again.
 
     Args:
         given: the share.
@@ -29,12 +31,13 @@ class Sides:
 
     def __call__(
         self, sigma: Float[Tensor, "b"], x0: Float[Tensor, "b c n"], schedule: NoiseSchedule
-    ) -> Float[Tensor, "b 1 n"]:
-        """Levels of each point."""
+    ) -> Float[Tensor, "b *parts"]:
+        """Levels of each point (b, 1, n), or of each cloud (b,) where nothing is given."""
+        if torch.rand(()) >= self.given:
+            return sigma
         count, _, points = x0.shape
         direction = torch.randn(count, 3).to(x0)
         rank = torch.einsum("bcn,bc->bn", x0[:, :3], direction).argsort(1).argsort(1)
         share = self.least + (1 - 2 * self.least) * torch.rand(count, 1)
-        chosen = torch.rand(count, 1) < self.given
-        given = chosen.to(x0.device) & (rank < (share * points).to(x0.device))
+        given = rank < (share * points).to(x0.device)
         return torch.where(given, 0.0, sigma[:, None])[:, None]

@@ -29,6 +29,8 @@ class VideoUNet(UNet):
         temporal_attention: resolutions with attention along time, counted from 0 at full resolution.
         clip_attention: resolutions with attention between all places of all frames: what moves is somewhere else in
             the next frame. Its cost grows with the square of the places, so it is for the lowest.
+        temporal_kernel: side, in places, of the convolutions along time; with 1 they mix frames place by place, with 3
+            they can also carry what moves from one place to the next.
         unet: the options of `mmdiff.nn.unet.UNet`.
     """
 
@@ -39,12 +41,12 @@ class VideoUNet(UNet):
         *,
         temporal_attention: Sequence[int] = (),
         clip_attention: Sequence[int] = (),
+        temporal_kernel: int = 1,
         **unet: Any,
     ):
-        def mixer(channels: int, level: int) -> "TimeMixer":
-            return TimeMixer(
-                channels, "clip" if level in clip_attention else "time" if level in temporal_attention else None
-            )
+        def mixer(channels: int, embedding: int, level: int) -> "TimeMixer":
+            attention = "clip" if level in clip_attention else "time" if level in temporal_attention else None
+            return TimeMixer(channels, embedding, temporal_kernel, attention)
 
         channels, _, *size = shape
         super().__init__((channels, *size), features, mixer=mixer, **unet)
@@ -67,23 +69,32 @@ class VideoUNet(UNet):
 class TimeMixer(nn.Module):
     """Convolution over three frames, then attention, each beside an identity that it starts as.
 
+    The frames are modulated before they are mixed, so what is asked and how noisy a frame is decide what it tells.
+
     Args:
         channels: of a frame.
+        features: channels of the embedding.
+        kernel: side of the convolution in space.
         attention: ``"time"`` between the frames at each place, ``"clip"`` between all places of all frames, or None.
     """
 
-    def __init__(self, channels: int, attention: str | None):
+    def __init__(self, channels: int, features: int, kernel: int, attention: str | None):
         super().__init__()
-        self.norm = norm(channels)
-        self.conv = zero(nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)))
+        self.norm = nn.GroupNorm(norm(channels).num_groups, channels, affine=False)
+        self.modulation = nn.Conv2d(features, 2 * channels, 1)
+        self.conv = zero(nn.Conv3d(channels, channels, (3, kernel, kernel), padding=(1, kernel // 2, kernel // 2)))
         self.attention = attention and TimeAttention(channels, everywhere=attention == "clip")
 
-    def forward(self, x: Float[Tensor, "n c h w"], length: int) -> Float[Tensor, "n c h w"]:
+    def forward(
+        self, x: Float[Tensor, "n c h w"], emb: Float[Tensor, "n f *parts"], length: int
+    ) -> Float[Tensor, "n c h w"]:
         """``x`` holds clips of ``length`` frames, one frame after another."""
         if length == 1:
             return x
-        h = rearrange(F.silu(self.norm(x)), "(b t) c h w -> b c t (h w)", t=length)
-        h = rearrange(self.conv(h), "b c t (h w) -> (b t) c h w", h=x.shape[2])
+        scale, shift = self.modulation(F.silu(emb)).chunk(2, dim=1)
+        h = F.silu(torch.addcmul(shift, self.norm(x), 1 + scale))
+        h = rearrange(h, "(b t) c h w -> b c t h w", t=length).contiguous(memory_format=torch.channels_last_3d)
+        h = rearrange(self.conv(h), "b c t h w -> (b t) c h w")
         return self.attention(x + h, length) if self.attention else x + h
 
 

@@ -42,7 +42,7 @@ SPEEDS = {"slow": (0.20, 0.30), "fast": (0.55, 0.75)}
 JITTER = 7.0
 """Degrees by which a movement may deviate from its name."""
 
-RADIUS = (0.13, 0.16)
+RADIUS = (0.16, 0.185)
 """Range of the radius of the circle of the same area, in sides of the picture."""
 
 BACKGROUND = (12, 40)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from mmdiff_pointcloud.network import Attention, PointEmbedding, PointLatent, modulate
+from mmdiff_pointcloud.network import Attention, PointCells, PointEmbedding, modulate, part
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,10 +14,10 @@ from mmdiff.types import Context
 FEATURES = 6
 
 
-def build(channels: int = 3, **options) -> PointLatent:
+def build(channels: int = 3, **options) -> PointCells:
     """A small network whose weights are all random."""
-    options = {"width": 16, "latents": 5, "stages": 2, "depth": 1, "head": 8} | options
-    network = PointLatent((channels, 20), FEATURES, **options)
+    options = {"width": 16, "cell_width": 24, "cells": 4, "stages": 2, "depth": 1, "head": 8} | options
+    network = PointCells((channels, 20), FEATURES, **options)
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
@@ -57,7 +57,9 @@ def test_any_size_of_network(width, head, depth):
     assert network(x, noise, context).shape == x.shape
 
 
-@pytest.mark.parametrize(("name", "least"), [("width", 1), ("latents", 1), ("stages", 1), ("head", 1), ("depth", 0)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("width", 1), ("cells", 1), ("cell_width", 1), ("stages", 1), ("head", 1), ("depth", 0)]
+)
 def test_sizes_that_make_no_network_are_named(name, least):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least {least}, got {least - 1}"):
         build(**{name: least - 1})
@@ -65,7 +67,7 @@ def test_sizes_that_make_no_network_are_named(name, least):
 
 def test_it_is_zero_at_the_start():
     x, noise, context = inputs()
-    network = PointLatent((3, 20), FEATURES, width=16, latents=5, stages=2)
+    network = PointCells((3, 20), FEATURES, width=16, cell_width=24, cells=4, stages=2)
     assert torch.equal(network(x, noise, context), torch.zeros_like(x))
 
 
@@ -98,7 +100,7 @@ def test_the_level_of_a_point_matters_most_there():
     changed[..., 7] += 1
     moved = (network(x, changed, context) - network(x, levels, context)).norm(dim=1)
     assert (moved.argmax(1) == 7).all()
-    assert (moved > 0).all(), "the latents hear it too"
+    assert (moved > 0).all(), "the cells hear it too"
 
 
 def test_levels_tell_known_points_apart():
@@ -169,7 +171,7 @@ def test_every_parameter_is_used_without_conditions():
 
 def test_a_fresh_network_starts_to_learn():
     """The zero output passes gradient to itself, then to the gates, then to all."""
-    network = PointLatent((3, 20), FEATURES, width=16, latents=5, stages=2, depth=1, head=8)
+    network = PointCells((3, 20), FEATURES, width=16, cell_width=24, cells=4, stages=2, depth=1, head=8)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     x, noise, context = inputs(4)
     for _ in range(6):
@@ -205,18 +207,45 @@ def test_half_precision_by_autocast():
 # Parts
 
 
+@pytest.mark.parametrize("points", [1, 3, 64, 100, 1000, 1024])
+@pytest.mark.parametrize("cells", [1, 4, 64])
+def test_a_partition_has_every_point_in_one_small_cell(points, cells):
+    x = torch.randn(2, 3, points)
+    partition = part(x, cells)
+    count, size = partition.members.shape[1:]
+    assert count == 2 ** min(cells.bit_length() - 1, points.bit_length() - 1)
+    assert size == math.ceil(points / count)
+    for members in partition.members:
+        assert [len(set(cell.tolist())) in (size, points // count) for cell in members] == [True] * count
+        assert sorted({i for cell in members for i in cell.tolist()}) == list(range(points))
+    assert torch.equal(partition.scatter(partition.gather(x.mT)), x.mT)
+
+
+def test_cells_hold_neighbors():
+    """Cells of a cube of uniform points are boxes of the size of their share, not slices or scatterings."""
+    x = torch.rand(1, 3, 4096)
+    cells = part(x, 64).gather(x.mT)[0]
+    extents = cells.amax(1) - cells.amin(1)
+    assert 0.1 < extents.min() <= extents.max() < 0.5  # 64 cubes would have 0.25
+
+
+def test_cells_are_a_power_of_two():
+    with pytest.raises(ValueError, match=r"network\.cells must be a power of 2, got 12"):
+        build(cells=12)
+
+
 def test_attention_is_softmax_of_cosines():
-    """One head by hand: keys of unit root mean square, queries of a learned one."""
+    """One head by hand: keys of unit deviation, queries of a learned one."""
     attention = Attention(4, head=4).requires_grad_(False)
     nn.init.uniform_(attention.gain, 0.5, 2)
-    x, memory = torch.randn(1, 5, 4), torch.randn(1, 7, 4)
-    mask = torch.tensor([True] * 5 + [False] * 2)
+    x, words = torch.randn(1, 5, 4), torch.randn(1, 2, 4)
+    mask = torch.tensor([True] * 6 + [False])
     q = attention.query(x)[0]
-    k, v = attention.key_value(memory)[0].chunk(2, 1)
-    q, k = (t / t.square().mean(1, keepdim=True).sqrt() for t in (q, k))
+    k, v = attention.key_value(torch.cat([x, words], 1))[0].chunk(2, 1)
+    q, k = ((t - t.mean(1, keepdim=True)) / t.std(1, correction=0, keepdim=True) for t in (q, k))
     scores = (q * attention.gain) @ k.T / math.sqrt(4)
     expected = attention.out(torch.softmax(scores.masked_fill(~mask, -math.inf), 1) @ v)
-    torch.testing.assert_close(attention(x, memory, mask[None, None, None])[0], expected)
+    torch.testing.assert_close(attention(x, words, mask[None, None, None])[0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 5])

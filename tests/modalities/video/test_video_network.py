@@ -3,6 +3,7 @@ import torch
 from mmdiff_video.network import TimeMixer, VideoUNet, inflate
 from torch import nn
 
+from mmdiff.nn.blocks import zero
 from mmdiff.nn.unet import UNet
 from mmdiff.types import Context
 
@@ -26,6 +27,10 @@ def build(**options):
 
 def inputs(length=5, count=2):
     return torch.randn(count, 3, length, 8, 12), torch.randn(count), Context(vector=torch.randn(count, FEATURES))
+
+
+def mix(mixer, x, length, emb=None):
+    return mixer(x, torch.zeros(len(x), FEATURES, 1, 1) if emb is None else emb, length)
 
 
 @every_length
@@ -83,28 +88,29 @@ def test_a_level_of_its_own_for_every_frame():
 @pytest.mark.parametrize("attention", [None, "time", "clip"])
 def test_mixing_starts_as_the_identity(length, attention):
     x = torch.randn(2 * length, 8, 3, 4)
-    assert torch.equal(TimeMixer(8, attention)(x, length), x)
+    for kernel in (1, 3):
+        assert torch.equal(mix(TimeMixer(8, FEATURES, kernel, attention), x, length), x)
 
 
 @pytest.mark.parametrize("attention", ["time", "clip"])
 def test_time_attention_knows_the_order_of_frames(attention):
-    mixer = TimeMixer(8, attention)
+    mixer = TimeMixer(8, FEATURES, 1, attention)
     nn.init.normal_(mixer.attention.out.weight)
     x = torch.randn(4, 8, 3, 4)
-    backwards = mixer(x.flip(0), 4).flip(0)
-    assert not torch.allclose(backwards, mixer(x, 4), atol=1e-3)
+    backwards = mix(mixer, x.flip(0), 4).flip(0)
+    assert not torch.allclose(backwards, mix(mixer, x, 4), atol=1e-3)
 
 
 @pytest.mark.parametrize("attention", ["time", "clip"])
 def test_where_attention_looks(attention):
     """Along time a place hears itself alone; in the clip it hears every place of every frame."""
-    mixer = TimeMixer(8, attention).requires_grad_(False)
+    mixer = TimeMixer(8, FEATURES, 1, attention).requires_grad_(False)
     mixer.norm = mixer.attention.norm = nn.Identity()
     nn.init.normal_(mixer.attention.out.weight)
     x = torch.randn(4, 8, 3, 5)
     changed = x.clone()
     changed[0, :, 1, 2] += 1
-    moved = (mixer(changed, 4) - mixer(x, 4)).abs().amax(1) > 1e-6
+    moved = (mix(mixer, changed, 4) - mix(mixer, x, 4)).abs().amax(1) > 1e-6
     expected = torch.zeros(4, 3, 5, dtype=torch.bool)
     expected[:, 1, 2] = True
     assert torch.equal(moved, expected if attention == "time" else torch.ones_like(expected))
@@ -112,15 +118,38 @@ def test_where_attention_looks(attention):
 
 def test_time_convolution_is_a_sum_over_three_frames():
     """One channel by hand, without normalization."""
-    mixer = TimeMixer(1, None)
+    mixer = TimeMixer(1, FEATURES, 1, None)
     mixer.norm = nn.Identity()
-    mixer.conv.weight.data = torch.tensor([1.0, 10.0, 100.0]).reshape(1, 1, 3, 1)
+    zero(mixer.modulation)
+    mixer.conv.weight.data = torch.tensor([1.0, 10.0, 100.0]).reshape(1, 1, 3, 1, 1)
     x = torch.randn(4, 1, 2, 2)
     h = nn.functional.silu(x)
     expected = x + 10 * h
     expected[1:] += h[:-1]
     expected[:-1] += 100 * h[1:]
-    torch.testing.assert_close(mixer(x, 4), expected)
+    torch.testing.assert_close(mix(mixer, x, 4), expected)
+
+
+def test_time_convolution_carries_to_neighboring_places():
+    mixer = TimeMixer(1, FEATURES, 3, None)
+    mixer.norm = nn.Identity()
+    zero(mixer.modulation)
+    mixer.conv.weight.data[0, 0, 0, 1, 0] = 1.0  # from the frame before, one place to the left
+    x = torch.zeros(3, 1, 4, 4)
+    x[0, 0, 1, 1] = 1
+    moved = mix(mixer, x, 3) - x
+    assert moved.nonzero().tolist() == [[1, 0, 1, 2]]
+
+
+def test_what_is_asked_decides_what_a_frame_tells():
+    mixer = TimeMixer(8, FEATURES, 1, None)
+    nn.init.normal_(mixer.conv.weight)
+    x, emb = torch.randn(4, 8, 3, 4), torch.zeros(4, FEATURES, 1, 1)
+    other = emb.clone()
+    other[1] = 1
+    moved = (mix(mixer, x, 4, other) - mix(mixer, x, 4, emb)).abs().amax((1, 2, 3))
+    assert (moved[:3] > 1e-3).all()
+    assert moved[3] == 0
 
 
 @pytest.mark.parametrize("recompute", [False, True])
