@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from mmdiff import plugins
 import torch
 import yaml
 
+from mmdiff import plugins
 from mmdiff.checkpoint import load_dict
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -109,7 +108,7 @@ MOOD = "+conditioner.embedders={mood: {_target_: mmdiff.conditioning.ClassEmbedd
 TRAIN = {
     "unknown option": (["nosuch=1"], "nosuch"),
     "unknown option of a group": (["optimizer.lrr=1"], "optimizer.lrr is not an option; did you mean lr?"),
-    "unknown group option": (["solver=dpmpp"], "solver=dpmpp does not exist; did you mean dpmpp_"),
+    "unknown group option": (["solver=hein"], "solver=hein does not exist; did you mean heun?"),
     "unknown experiment": (["experiment=audio/note"], "did you mean audio/notes?"),
     "steps": (["steps=0"], "steps"),
     "batch size": (["data.batch_size=0"], "data.batch_size"),
@@ -342,7 +341,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny, program, environment, co
 def test_bash_completes_the_line_as_typed(tmp_path):
     script = """
     eval "$(mmdiff -sc install=bash)"
-    for COMP_LINE in "mmdiff ev" "mmdiff train solver=h" "mmdiff sample guidance="; do
+    for COMP_LINE in "mmdiff ev" "mmdiff train solver=h" "mmdiff sample guidance=c"; do
         typed=($COMP_LINE); COMP_CWORD=$((${#typed[@]} - 1)); COMPREPLY=()
         hydra_bash_completion; echo "${COMPREPLY[@]}"
     done
@@ -353,5 +352,5 @@ def test_bash_completes_the_line_as_typed(tmp_path):
         ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
     )
     evaluate, solver, guidance, registered = done.stdout.splitlines()
-    assert (evaluate, solver, guidance) == ("evaluate", "solver=heun", "guidance=cfg guidance=none")
+    assert (evaluate, solver, guidance) == ("evaluate", "solver=heun", "guidance=cfg")
     assert registered.endswith("hydra_bash_completion mmdiff")

@@ -217,7 +217,7 @@ def test_previews_show_the_averaged_weights(module, numbers, tmp_path):
     seen = []
 
     class Watch(Sampler):
-        def __call__(self, denoiser, shape, cond, seeds):
+        def __call__(self, denoiser, shape, cond, seeds, **arguments):
             seen.append(next(denoiser.network.parameters()).clone())
             return torch.zeros(len(seeds), *shape)
 

@@ -156,12 +156,13 @@ def angular(
     """Adams-Bashforth-Moulton in the angle atan(sigma), where the probability flow is regular at both ends.
 
     The velocity v is a polynomial in the time of a flow, predicted from ``order`` values and corrected by one more.
-    Without an order it depends on the number of steps, as measured: 2 and no corrector up to 6, 2 up to 12, then 3.
+    Without an order it depends on the number of steps (of a part that waits, those it moves in), as measured: 2 and
+    no corrector up to 6, 2 up to 12, then 3.
     Order ``order`` + 1, of which the first steps leave 3 in the limit; 1 evaluation per step.
     """
     if order is not None:
         check_order(order, 3)
-    steps = len(sigmas) - 1
+    steps = int((sigmas[1:] != sigmas[:-1]).sum(0).max())
     return multistep(
         denoise,
         x,
