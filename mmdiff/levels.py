@@ -4,6 +4,7 @@ A model that has seen some parts clean and others noisy can complete what is giv
 whole from one side of it. Parts lie along one dimension of an example: moments, columns, points.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +29,14 @@ class PerPart:
             Chen et al. 2024.
         rolling: share of the examples whose levels rise from part to part at a random rate, from parts that are given
             to parts at the highest level: what sampling with a ``lag`` meets, Ruhe et al. 2024.
+        rates: least and greatest rise from part to part, as a share of the training levels.
     """
 
     dim: int
     given: float = 0.3
     independent: float = 0.2
     rolling: float = 0.0
+    rates: Sequence[float] = (0.0, 0.4)
 
     def __post_init__(self):
         check_at_least(0, **{"levels.dim": self.dim})
@@ -41,6 +44,10 @@ class PerPart:
         if min(shares) < 0 or sum(shares) > 1 + 1e-9:
             names = ", ".join("levels.{} {:g}".format(*item) for item in zip(SHARES, shares, strict=True))
             raise ValueError(f"the shares of examples must not be negative and at most 1 together, got {names}")
+        if len(self.rates) != 2 or not 0 <= self.rates[0] <= self.rates[1]:
+            raise ValueError(
+                f"levels.rates must be two numbers, the first at least 0 and not the greater, got {self.rates}"
+            )
 
     def __call__(
         self, sigma: Float[Tensor, "b"], x0: Float[Tensor, "b *d"], schedule: NoiseSchedule
@@ -49,7 +56,7 @@ class PerPart:
         count, parts = len(x0), x0.shape[1 + self.dim]
         u = torch.rand(count, 1)
         own = schedule.quantile(torch.rand(count, parts, dtype=torch.float64)).to(sigma)
-        rising = rising_levels(count, parts, schedule).to(sigma)
+        rising = rising_levels(count, parts, schedule, self.rates).to(sigma)
         levels = torch.where((u < self.independent).to(sigma.device), own, sigma[:, None])
         levels = torch.where(
             ((u >= self.independent) & (u < self.independent + self.rolling)).to(sigma.device), rising, levels
@@ -76,12 +83,14 @@ def given_parts(count: int, parts: int) -> Bool[Tensor, "{count} {parts}"]:
     return chosen & ~chosen.all(1, keepdim=True)
 
 
-def rising_levels(count: int, parts: int, schedule: NoiseSchedule) -> Float[Tensor, "{count} {parts}"]:
-    """Levels with a quantile that rises along the parts and crosses a uniform one at a random part.
+def rising_levels(
+    count: int, parts: int, schedule: NoiseSchedule, rates: Sequence[float]
+) -> Float[Tensor, "{count} {parts}"]:
+    """Levels with a quantile that rises along the parts, by a random rate, and crosses a uniform one at a random part.
 
     Below the schedule's range a part is given, at level 0; at its upper end it has the highest level.
     """
-    u, rate = torch.rand(count, 1, dtype=torch.float64), 0.4 * torch.rand(count, 1, dtype=torch.float64)
+    u, rate = torch.rand(count, 1, dtype=torch.float64), torch.empty(count, 1, dtype=torch.float64).uniform_(*rates)
     turn = torch.randint(parts, (count, 1))
     quantile = u + rate * (torch.arange(parts) - turn)
     return schedule.quantile(quantile.clamp(0, 1)).where(quantile > 0, 0.0)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 
 from mmdiff.levels import PerPart, given_parts
 from mmdiff.schedules import Flow, LogNormal
@@ -72,6 +72,17 @@ def test_rolling_levels_rise(rank):
     assert ((levels[:, 0] == 0) & ~(levels[:, -1] == 0)).float().mean() > 0.01
 
 
+def test_rates_bound_the_rise():
+    """In quantiles of the training levels, where neither end of their range cuts it off."""
+    schedule = LogNormal(mean=0.0, std=1.0, sigma_min=1e-4, sigma_max=1e4)
+    _, levels = draw((6,), PerPart(dim=0, given=0.0, independent=0.0, rolling=1.0, rates=(0.1, 0.15)), schedule)
+    quantile = torch.from_numpy(norm.cdf(levels.double().log().numpy()))
+    within = (levels > 1e-3) & (levels < 1e3)
+    rise = quantile.diff(dim=1)[within[:, :-1] & within[:, 1:]]
+    assert 0.0999 < rise.min() < 0.101
+    assert 0.149 < rise.max() < 0.1501
+
+
 @pytest.mark.parametrize("parts", [2, 3, 8])
 def test_given_patterns(parts):
     patterns = {tuple(p) for p in given_parts(COUNT, parts).int().tolist()}
@@ -96,6 +107,8 @@ def test_a_single_part_is_never_given():
             r"levels\.given 0\.8, levels\.independent 0\.3, levels\.rolling 0$",
         ),
         ({"dim": 0, "given": -0.1}, r"levels\.given -0\.1, levels\.independent 0\.2"),
+        ({"dim": 0, "rates": (0.3, 0.2)}, r"levels\.rates must be two numbers.*got \(0\.3, 0\.2\)"),
+        ({"dim": 0, "rates": (0.3,)}, r"levels\.rates must be two numbers"),
     ],
 )
 def test_mistakes(options, named):

@@ -24,8 +24,8 @@ COLORS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 DIRECTIONS = ("right", "up-right", "up", "up-left", "left", "down-left", "down", "down-right")
 """In steps of 45 degrees, counterclockwise."""
 
-SPEEDS = {"slow": (0.10, 0.42), "fast": (0.42, 1.2)}
-"""Path length of a whole film, in widths of the picture; less than 0.10 is no movement."""
+SPEEDS = {"slow": (0.20, 0.62), "fast": (0.62, 1.2)}
+"""Path length of a whole film, in widths of the picture; less than 0.20 is no movement."""
 
 MOMENTS = {"circle": (0.0, 0.0), "square": (0.0, 1 / 60), "triangle": ((16 / 27) ** 0.75 / 10, 0.0)}
 """Sizes of the harmonic moments of orders 3 and 4 of each kind, at area 1."""

@@ -82,8 +82,8 @@ class TimeMixer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(norm(channels).num_groups, channels, affine=False)
         self.modulation = nn.Conv2d(features, 2 * channels, 1)
-        self.conv = zero(nn.Conv3d(channels, channels, (3, kernel, kernel), padding=(1, kernel // 2, kernel // 2)))
-        self.attention = attention and TimeAttention(channels, everywhere=attention == "clip")
+        self.conv = zero(nn.Conv2d(3 * channels, channels, kernel, padding=kernel // 2))
+        self.attention = attention and TimeAttention(channels, features, everywhere=attention == "clip")
 
     def forward(
         self, x: Float[Tensor, "n c h w"], emb: Float[Tensor, "n f *parts"], length: int
@@ -93,33 +93,49 @@ class TimeMixer(nn.Module):
             return x
         scale, shift = self.modulation(F.silu(emb)).chunk(2, dim=1)
         h = F.silu(torch.addcmul(shift, self.norm(x), 1 + scale))
-        h = rearrange(h, "(b t) c h w -> b c t h w", t=length).contiguous(memory_format=torch.channels_last_3d)
-        h = rearrange(self.conv(h), "b c t h w -> (b t) c h w")
-        return self.attention(x + h, length) if self.attention else x + h
+        h = x + self.conv(neighbors(h, length))
+        return self.attention(h, emb, length) if self.attention else h
+
+
+def neighbors(x: Float[Tensor, "n c h w"], length: int) -> Float[Tensor, "n d h w"]:
+    """Each frame's channels between those of the frame before and of the frame after, zeros beyond the clip.
+
+    A convolution in space of these is one in space and time, and several times as fast on a CPU.
+    """
+    clips = F.pad(x.unflatten(0, (-1, length)), (0, 0, 0, 0, 0, 0, 1, 1))
+    stacked = torch.cat([clips[:, k : k + length] for k in range(3)], 2).flatten(0, 1)
+    return stacked.contiguous(memory_format=torch.channels_last)
 
 
 class TimeAttention(nn.Module):
     """Self-attention between frames, with rotary positions, beside an identity.
 
+    The frames are modulated first, so which way and how far a place looks may depend on what is asked.
+
     Args:
         channels: of a frame.
+        features: channels of the embedding.
         everywhere: whether a place attends to all places of all frames, or to itself in all frames.
         head: least channels per head.
     """
 
-    def __init__(self, channels: int, everywhere: bool, head: int = 32):
+    def __init__(self, channels: int, features: int, everywhere: bool, head: int = 32):
         super().__init__()
         self.everywhere = everywhere
         self.heads = heads(channels, head)
-        self.norm = norm(channels)
+        self.norm = nn.GroupNorm(norm(channels).num_groups, channels, affine=False)
+        self.modulation = nn.Conv2d(features, 2 * channels, 1)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero(nn.Linear(channels, channels))
 
-    def forward(self, x: Float[Tensor, "n c h w"], length: int) -> Float[Tensor, "n c h w"]:
+    def forward(
+        self, x: Float[Tensor, "n c h w"], emb: Float[Tensor, "n f *parts"], length: int
+    ) -> Float[Tensor, "n c h w"]:
         """``x`` holds clips of ``length`` frames, one frame after another."""
+        scale, shift = self.modulation(F.silu(emb)).chunk(2, dim=1)
         sizes = {"t": length, "h": x.shape[2], "w": x.shape[3]}
         grid = "b (t h w) c" if self.everywhere else "b (h w) t c"
-        tokens = rearrange(self.norm(x), f"(b t) c h w -> {grid}", **sizes)
+        tokens = rearrange(torch.addcmul(shift, self.norm(x), 1 + scale), f"(b t) c h w -> {grid}", **sizes)
         axes = [torch.arange(n, device=x.device, dtype=x.dtype) for n in sizes.values()]
         places = torch.cartesian_prod(*axes) if self.everywhere else axes[0][:, None]
         tokens = self.out(attend(self.qkv(tokens), self.heads, places))

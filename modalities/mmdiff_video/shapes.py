@@ -36,13 +36,13 @@ COLORS = {
 DIRECTIONS = ("right", "up-right", "up", "up-left", "left", "down-left", "down", "down-right")
 """In steps of 45 degrees; up is towards the top of the picture."""
 
-SPEEDS = {"slow": (0.20, 0.30), "fast": (0.55, 0.75)}
+SPEEDS = {"slow": (0.40, 0.50), "fast": (0.75, 0.95)}
 """Range of the path length of a whole film, in sides of the picture."""
 
 JITTER = 7.0
 """Degrees by which a movement may deviate from its name."""
 
-RADIUS = (0.16, 0.185)
+RADIUS = (0.20, 0.23)
 """Range of the radius of the circle of the same area, in sides of the picture."""
 
 BACKGROUND = (12, 40)
@@ -69,13 +69,13 @@ class Shapes(Dataset):
     """``size`` films of ``frames`` square frames of ``resolution`` pixels; film i is a function of ``(seed, i)`` alone.
 
     Raises:
-        ValueError: with fewer than 4 frames or 16 pixels, too few for two free steps and for three kinds.
+        ValueError: with fewer than 6 frames or 16 pixels, too few for two free steps and for three kinds.
     """
 
     def __init__(self, *, size: int = 16384, seed: int = 0, frames: int = 8, resolution: int = 32):
         check_at_least(1, size=size)
         check_at_least(0, seed=seed)
-        check_at_least(4, frames=frames)
+        check_at_least(6, frames=frames)
         check_at_least(16, resolution=resolution)
         self.size, self.seed, self.frames, self.resolution = size, seed, frames, resolution
 

@@ -30,7 +30,7 @@ def collate(size: int, seed: int, **options) -> tuple[torch.Tensor, dict[str, li
 
 @pytest.fixture(scope="module")
 def clean():
-    return collate(256, seed=1)
+    return collate(256, seed=1, frames=6, resolution=16)
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +175,9 @@ def test_two_places_are_no_path():
     assert bouncing_path(center).residual.isnan().all()
 
 
-@pytest.mark.parametrize("noise", [0, 20])
-@pytest.mark.parametrize(("frames", "resolution", "size"), [(8, 32, 256), (16, 64, 16)])
-def test_real_films_are_right(clean, frames, resolution, size, noise):
-    media, cond = clean if resolution == 32 else collate(size, seed=2, frames=frames, resolution=resolution)
+@pytest.mark.parametrize(("frames", "resolution", "noise"), [(6, 16, 0), (6, 16, 10), (8, 32, 0), (8, 32, 20)])
+def test_real_films_are_right(frames, resolution, noise):
+    media, cond = collate(256, seed=2, frames=frames, resolution=resolution)
     shares = score(noisy(blurred(media), noise) if noise else media, cond)
     assert all(shares[name] >= (0.97 if noise else 0.99) for name in (*FACTORS, "one", "kind_and_color"))
     assert shares["path"] < (0.12 if noise else 0.03)
@@ -219,7 +218,7 @@ def test_reversed_real_films_that_meet_no_wall(clean):
     center = centroids(find_object(clean[0][straight]).coverage)
     steps = center.diff(dim=1)
     straight = [i for i, s in zip(straight, (steps - steps[:, :1]).abs().amax((1, 2)) < 0.3, strict=True) if s]
-    assert len(straight) > 50
+    assert len(straight) > 30
     cond = {name: [values[i] for i in straight] for name, values in clean[1].items()}
     shares = score(clean[0][straight].flip(2), cond)
     assert shares["direction"] == 0

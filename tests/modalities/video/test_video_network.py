@@ -121,7 +121,7 @@ def test_time_convolution_is_a_sum_over_three_frames():
     mixer = TimeMixer(1, FEATURES, 1, None)
     mixer.norm = nn.Identity()
     zero(mixer.modulation)
-    mixer.conv.weight.data = torch.tensor([1.0, 10.0, 100.0]).reshape(1, 1, 3, 1, 1)
+    mixer.conv.weight.data = torch.tensor([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
     x = torch.randn(4, 1, 2, 2)
     h = nn.functional.silu(x)
     expected = x + 10 * h
@@ -134,7 +134,7 @@ def test_time_convolution_carries_to_neighboring_places():
     mixer = TimeMixer(1, FEATURES, 3, None)
     mixer.norm = nn.Identity()
     zero(mixer.modulation)
-    mixer.conv.weight.data[0, 0, 0, 1, 0] = 1.0  # from the frame before, one place to the left
+    mixer.conv.weight.data[0, 0, 1, 0] = 1.0  # from the frame before, one place to the left
     x = torch.zeros(3, 1, 4, 4)
     x[0, 0, 1, 1] = 1
     moved = mix(mixer, x, 3) - x

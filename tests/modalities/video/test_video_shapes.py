@@ -75,7 +75,7 @@ def test_films_of_a_set_differ(films):
     assert len({media.numpy().tobytes() for media, _ in films}) == len(films)
 
 
-@pytest.mark.parametrize(("frames", "resolution"), [(8, 32), (16, 64), (4, 16)])
+@pytest.mark.parametrize(("frames", "resolution"), [(8, 32), (16, 64), (6, 16)])
 def test_types_and_shape(frames, resolution):
     media, cond = Shapes(frames=frames, resolution=resolution)[3]
     assert media.dtype == torch.uint8
@@ -140,7 +140,7 @@ def test_walls_reflect_as_in_a_simulation_in_small_steps(kind, velocity):
         np.testing.assert_allclose(path[:, axis], slow, atol=0.06)
 
 
-@pytest.mark.parametrize(("frames", "resolution"), [(8, 32), (16, 64), (4, 16)])
+@pytest.mark.parametrize(("frames", "resolution"), [(8, 32), (16, 64), (6, 16)])
 def test_scenes_keep_what_their_names_promise(frames, resolution):
     reflected = 0
     for i in range(500):
@@ -151,12 +151,12 @@ def test_scenes_keep_what_their_names_promise(frames, resolution):
         angle = math.degrees(math.atan2(-steps[0, 1], steps[0, 0]))
         assert abs((angle - 45 * DIRECTIONS.index(drawn.direction) + 180) % 360 - 180) <= 7
         length = np.linalg.norm(drawn.velocity) * (frames - 1) / resolution
-        assert (0.2 <= length <= 0.3) if drawn.speed == "slow" else (0.55 <= length <= 0.75)
+        assert (0.4 <= length <= 0.5) if drawn.speed == "slow" else (0.75 <= length <= 0.95)
         low, high = bounds(drawn.kind, drawn.radius, resolution)
         assert ((path >= low - 1e-9) & (path <= high + 1e-9)).all()
         turns = (np.diff(np.sign(np.round(steps, 9)), axis=0) != 0).any()
         reflected += turns
-    assert 0.2 * 500 < reflected < 0.8 * 500
+    assert 0.2 * 500 < reflected < 0.97 * 500
 
 
 def test_up_is_towards_the_top():
@@ -184,7 +184,7 @@ def test_colors_are_exact_on_a_dark_plain_background(films):
         assert (media == torch.tensor(COLORS[cond["color"]])[:, None, None, None]).all(0).any((1, 2)).all()
         background = media.flatten(1).median(1).values
         assert background.max() <= 40
-        assert ((media == background[:, None, None, None]).all(0).float().mean() > 0.85).item()
+        assert ((media == background[:, None, None, None]).all(0).float().mean() > 0.78).item()
         backgrounds.add(tuple(background.tolist()))
     assert len(backgrounds) > 50
 
