@@ -284,7 +284,7 @@ def untrained_conv3d(media: UInt8[Tensor, "b 3 t h w"]) -> Float[Tensor, "b f"]:
     """Means and deviations of the channels of two layers of random 3-D convolutions, always the same ones; f = 96.
 
     The kernels of the first layer sum to zero over time, so they see nothing in a film at rest. Otherwise the colors
-    of what is shown drown its motion: for moving shapes, shuffling the frames gave a kernel distance of 4, now of 127.
+    of what is shown drown its motion.
 
     Raises:
         ValueError: with less than 3 frames.
