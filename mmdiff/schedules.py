@@ -296,7 +296,7 @@ class Angular(_Transformed):
         power: of the shortening; 1 is `Cosine`.
     """
 
-    power: float = 1.5
+    power: float = 1.3
 
     def __post_init__(self):
         super().__post_init__()

@@ -22,6 +22,8 @@ from torch.nn.functional import pad
 from mmdiff.solvers.steps import aligned, ratio
 
 POINTS = 16
+MANY = 40
+"""Steps from which a start with care lowers the error; with fewer, what it leaves out is missed more."""
 
 
 class Piece(NamedTuple):
@@ -118,21 +120,21 @@ def _steps(waits: Sequence[bool | Tensor], table: Iterable[Iterable[Multiplier]]
 def _table(walks: Tensor, method: Method) -> tuple[Tensor, bool]:
     """The multipliers of all steps, (steps, 3 + order, walks), of levels in columns, and whether values mix x with x0.
 
-    From order 4 on a method starts with care. The second value is taken at a state that one value has predicted, and
-    wrong by h^2: in each later state that uses it that is h^3. So the fourth state is corrected by a step from the
-    very first one, with all values but the second, which is never used again.
+    From order 4 on a walk of many steps starts with care. The second value is taken at a state that one value has
+    predicted, and wrong by h^2: in each later state that uses it that is h^3. So the fourth state is corrected by a
+    step from the very first one, with all values but the second, which is never used again.
     """
     field, variable, order, corrector, midpoint = method
-    count, careful = len(walks) - 1, order + corrector >= 4
+    count = len(walks) - 1
     moved = walks[1:] != walks[:-1]
+    careful = (moved.sum(0) >= MANY) & (order + corrector >= 4)
     made = torch.cat([torch.zeros_like(walks[:1]), moved.cumsum(0)])[:-1]  # steps so far
     nodes = torch.full((count, order + 1, walks.shape[1]), torch.nan, dtype=torch.float64)
     nodes[0, 0] = walks[0]
     for i in range(1, count):
         nodes[i] = torch.where(moved[i - 1], torch.cat([walks[i : i + 1], nodes[i - 1, :-1]]), nodes[i - 1])
-    if careful:
-        second = torch.arange(order + 1)[:, None] == made[:, None] - 1
-        nodes = torch.where(second & (made[:, None] > 2), torch.nan, nodes)
+    second = torch.arange(order + 1)[:, None] == made[:, None] - 1
+    known, nodes = nodes, torch.where(careful & second & (made[:, None] > 2), torch.nan, nodes)
     points, shares = np.polynomial.legendre.leggauss(POINTS)
     z, gauss = torch.from_numpy(points + 1)[:, None, None] / 2, torch.from_numpy(shares)[:, None, None, None] / 2
 
@@ -159,13 +161,14 @@ def _table(walks: Tensor, method: Method) -> tuple[Tensor, bool]:
     correct, total = torch.zeros_like(shifted), torch.zeros_like(nodes[0])  # total: in the state predicted
     for i in range(1, count):
         ahead = keep[i - 1] * pad(total + correct[i - 1], (0, 0, 1, -1)) + shifted[i - 1]
-        if careful and (made[i] == 3).any():
+        fourth = careful & (made[i] == 3)
+        if fourth.any():
             whole = weights(walks[:1], walks[i : i + 1], nodes[i : i + 1])[0]
-            gain[i - 1] = torch.where(made[i] == 3, whole - ahead, gain[i - 1])
+            gain[i - 1] = torch.where(fourth, whole - ahead, gain[i - 1])
         total = torch.where(moved[i - 1], ahead, total)
         correct[i] = torch.where(moved[i - 1], gain[i - 1], correct[i - 1])
     multipliers = pad(predict, (0, 0, 0, 1)) + keep[:, None] * correct
     mixed = bool((state != 0).any())
     if mixed:  # a value is f / state
-        multipliers = multipliers * field(nodes, nodes, z[0]).state.nan_to_num()
+        multipliers = multipliers * field(known, known, z[0]).state.nan_to_num()
     return torch.cat([torch.stack([ratio(estimate, state, at_zero=0), keep], 1), multipliers], 1), mixed
