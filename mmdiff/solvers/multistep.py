@@ -128,12 +128,12 @@ def angular(
 
     The velocity of a flow (Lipman et al. 2023) is a polynomial in the angle atan(sigma), where it is regular from pure
     noise to data; ``order`` values, 1 to 3, predict and one more corrects. Without an order it depends on the number
-    of steps (of a part that waits, those it moves in), as measured: 1 up to 6, 2 up to 8, then 3. A single step lands
-    on the estimate. Order ``order`` + 1; 1 evaluation per step.
+    of steps (of a part that waits, those it moves in), as measured: 1 up to 7, then 3. A single step lands on the
+    estimate. Order ``order`` + 1; 1 evaluation per step.
     """
     if order is None:
         steps = int((sigmas[1:] != sigmas[:-1]).sum(0).max())
-        order = 1 if steps <= 6 else 2 if steps <= 8 else 3
+        order = 1 if steps <= 7 else 3
     check_order(order, 3)
     return multistep(denoise, x, sigmas, noise, Method(flow_velocity, torch.atan, order, corrector=True))
 
