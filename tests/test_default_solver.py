@@ -27,8 +27,8 @@ OTHERS = {
     "deis": deis,
     "adams_bashforth_2": partial(adams_bashforth, order=2),
 }
-"""What other projects have, on some grid, or rk4 in a flow's time. Their Adams-Bashforth of order 3 does not correct its
-first steps as ours does: benchmarks/solvers.py has it."""
+"""What other projects have, on some grid. Their Adams-Bashforth of order 3 does not correct its first steps as ours
+does: benchmarks/solvers.py has it."""
 
 
 def option(group, name):
