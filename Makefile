@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-plugins test-fast lint format wheel bench bench-video bench-pointcloud
+.PHONY: help demo test test-core test-plugins test-fast lint format wheel bench bench-solvers bench-video bench-pointcloud
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,13 @@ wheel: $(READY) ## build a wheel and try it in a clean environment
 
 bench: $(READY) ## train the experiments on embedded data and measure what they learned; see benchmarks/
 	$(BIN)/python benchmarks/factors.py
+
+bench-solvers: $(READY) ## errors of solvers beside those of other projects, and the time that a step takes
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --no-deps k-diffusion azula
+	PYTHONPATH=tests $(BIN)/python benchmarks/solvers.py 2
+	PYTHONPATH=tests $(BIN)/python benchmarks/solvers.py 64
+	$(BIN)/python benchmarks/solver_overhead.py
 
 bench-video: $(READY) ## training steps beside other video networks, clips per second
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -9,7 +9,9 @@ The means are Gauss-Legendre quadratures in float64, computed once per grid. A l
 counts once, by its latest evaluation; a part that has made few steps so far has that few values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,8 @@ from torch.nn.functional import pad
 from mmdiff.solvers.steps import aligned, ratio
 
 POINTS = 16
+MANY = 40
+"""Steps from which a start with care lowers the error; with fewer, what it leaves out is missed more."""
 
 
 class Piece(NamedTuple):
@@ -49,15 +53,6 @@ def eps(sigma: Tensor, target: Tensor, z: Tensor) -> Piece:
     return Piece(torch.ones_like(sigma), inverse, -inverse, target - sigma, torch.lerp(sigma, target, z))
 
 
-def angular_velocity(sigma: Tensor, target: Tensor, z: Tensor) -> Piece:
-    """f = cos eps - sin x0 = dy / dtheta, with sigma = tan theta and y = x cos theta: v of Salimans & Ho 2022."""
-    start, end = sigma.atan(), target.atan()
-    keep = (1 + target**2).sqrt() / (1 + sigma**2).sqrt()
-    state = ratio(start.cos(), sigma, at_zero=0)
-    estimate = -ratio(torch.ones_like(sigma), start.sin(), at_zero=0)
-    return Piece(keep, state, estimate, (end - start) * (1 + target**2).sqrt(), torch.lerp(start, end, z).tan())
-
-
 def flow_velocity(sigma: Tensor, target: Tensor, z: Tensor) -> Piece:
     """f = eps - x0 = dy / dt, with the flow's time t = sigma / (1 + sigma) and y = x (1 - t)."""
     start, end = flow_time(sigma), flow_time(target)
@@ -77,82 +72,103 @@ class Step(NamedTuple):
 
     waited: bool | Tensor  # the step before led to where it began
     waits: bool | Tensor  # this one does
-    keep: Multiplier
-    state: Multiplier
-    estimate: Multiplier
-    predict: list[Multiplier]  # of the values at this level and before
-    correct: list[Multiplier]  # of the same, for the step that led here; empty if no part of it is corrected
+    estimate: Multiplier | None  # of x0 in the value at this level, x + estimate x0; None where the value is x0
+    keep: Multiplier  # of x in the next state
+    weights: list[Multiplier]  # of the values at this level and before
 
 
-def plan(
-    sigmas: Tensor,
-    x: Tensor,
-    field: Field,
-    variable: Callable[[Tensor], Tensor],
-    order: int,
-    *,
-    corrector: bool = False,
-    midpoint: bool = False,
-) -> Iterator[Step]:
-    """The steps of a walk over ``sigmas``.
+class Method(NamedTuple):
+    """A point of the formula."""
 
-    Args:
-        sigmas: levels, (steps + 1, *parts).
-        x: the state.
-        field: what is extrapolated.
-        variable: of the polynomial.
-        order: number of values that predict; one more corrects.
-        corrector: whether all steps are corrected, or only those at the start with too few values for the order.
-        midpoint: take the polynomial's value in the middle of the step (in the variable) for its mean.
-    """
+    field: Field  # what is extrapolated
+    variable: Callable[[Tensor], Tensor]  # of the polynomial
+    order: int  # number of values that predict; one more corrects
+    corrector: bool = False  # whether all steps are corrected, or only those at the start with too few values
+    midpoint: bool = False  # take the polynomial's value in the middle of the step (in the variable) for its mean
+
+
+def plan(sigmas: Tensor, x: Tensor, method: Method) -> Sequence[Step]:
+    """The steps of a walk over the levels ``sigmas`` (steps + 1, *parts) of the state x."""
     sigmas = aligned(sigmas, x)
-    alike = sigmas.ndim == 1
+    if sigmas.ndim == 1:
+        return _plan_alike(tuple(sigmas.tolist()), method)
     walks = sigmas.double().cpu().reshape(len(sigmas), -1)
     walks, place = walks.unique(dim=1, return_inverse=True)  # few of the parts' walks differ
+    place = place.to(x.device)
+    table, mixed = _table(walks, method)
+    table = table.to(x)[..., place].unflatten(-1, sigmas.shape[1:])
+    waits = (walks[1:] == walks[:-1]).to(x.device)[:, place].unflatten(-1, sigmas.shape[1:])
+    return _steps(waits.unbind(), table, mixed)
+
+
+@lru_cache(maxsize=64)
+def _plan_alike(sigmas: tuple[float, ...], method: Method) -> Sequence[Step]:
+    """The steps of a state whose parts are all at one level."""
+    table, mixed = _table(torch.tensor(sigmas, dtype=torch.float64)[:, None], method)
+    return _steps([sigma == target for sigma, target in pairwise(sigmas)], table[..., 0].tolist(), mixed)
+
+
+def _steps(waits: Sequence[bool | Tensor], table: Iterable[Iterable[Multiplier]], mixed: bool) -> Sequence[Step]:
+    steps = []
+    waited: bool | Tensor = False
+    for pause, (estimate, keep, *weights) in zip(waits, table, strict=True):
+        steps.append(Step(waited, pause, estimate if mixed else None, keep, weights))
+        waited = pause
+    return steps
+
+
+def _table(walks: Tensor, method: Method) -> tuple[Tensor, bool]:
+    """The multipliers of all steps, (steps, 3 + order, walks), of levels in columns, and whether values mix x with x0.
+
+    From order 4 on a walk of many steps starts with care. The second value is taken at a state that one value has
+    predicted, and wrong by h^2: in each later state that uses it that is h^3. So the fourth state is corrected by a
+    step from the very first one, with all values but the second, which is never used again.
+    """
+    field, variable, order, corrector, midpoint = method
     count = len(walks) - 1
+    moved = walks[1:] != walks[:-1]
+    careful = (moved.sum(0) >= MANY) & (order + corrector >= 4)
+    made = torch.cat([torch.zeros_like(walks[:1]), moved.cumsum(0)])[:-1]  # steps so far
     nodes = torch.full((count, order + 1, walks.shape[1]), torch.nan, dtype=torch.float64)
     nodes[0, 0] = walks[0]
     for i in range(1, count):
-        shifted = torch.cat([walks[i : i + 1], nodes[i - 1, :-1]])
-        nodes[i] = torch.where(walks[i] == walks[i - 1], nodes[i - 1], shifted)
+        nodes[i] = torch.where(moved[i - 1], torch.cat([walks[i : i + 1], nodes[i - 1, :-1]]), nodes[i - 1])
+    second = torch.arange(order + 1)[:, None] == made[:, None] - 1
+    known, nodes = nodes, torch.where(careful & second & (made[:, None] > 2), torch.nan, nodes)
     points, shares = np.polynomial.legendre.leggauss(POINTS)
     z, gauss = torch.from_numpy(points + 1)[:, None, None] / 2, torch.from_numpy(shares)[:, None, None, None] / 2
-    sigma, target = walks[:-1], walks[1:]
-    piece = field(sigma, target, z)
-    inner = variable(piece.inner)
-    if midpoint:
-        inner = (variable(sigma) + variable(target)).expand_as(inner) / 2
 
-    def weights(inner: Tensor, mass: Tensor, nodes: Tensor, end: Tensor) -> Tensor:
+    def weights(sigma: Tensor, target: Tensor, nodes: Tensor) -> Tensor:
+        piece = field(sigma, target, z)
+        inner = variable(piece.inner)
+        if midpoint:
+            inner = (variable(sigma) + variable(target)).expand_as(inner) / 2
         at = variable(nodes).unbind(1)
         first = torch.arange(len(at))[:, None] == 0
-        used = (~nodes.isnan() & (first | variable(end).isfinite()[:, None])).unbind(1)
+        used = (~nodes.isnan() & (first | variable(target).isfinite()[:, None])).unbind(1)
         polynomials = []
         for j in range(len(at)):
             factors = [torch.where(used[k], (inner - at[k]) / (at[j] - at[k]), 1.0) for k in range(len(at)) if k != j]
             product = torch.stack(factors).prod(0) if factors else torch.ones_like(inner)
             polynomials.append(torch.where(used[j], product, 0.0))
-        return mass[:, None] * (gauss * torch.stack(polynomials, 2)).sum(0)
+        return piece.mass[:, None] * (gauss * torch.stack(polynomials, 2)).sum(0)
 
-    predict = weights(inner, piece.mass, nodes[:, :-1], target)
-    again = weights(inner[:, :-1], piece.mass[:-1], nodes[1:], sigma[1:])
-    # A step with m values is wrong by h^(m + 1); an order survives steps at the start that are wrong by h^order.
-    corrected = (~nodes[1:].isnan()).sum(1, keepdim=True) < order if not corrector else torch.tensor(True)
-    correct = torch.where(corrected, again, pad(predict[:-1], (0, 0, 1, 0)))
-    corrects = [False, *corrected.expand(count - 1, 1, walks.shape[1]).flatten(1).any(1).tolist()]
-    correct = pad(correct, (0, 0, 0, 0, 1, 0))
-    table = torch.cat([torch.stack(piece[:3], 1), predict, correct], 1)
-    waits = sigma == target
-    if not alike:
-        table, waits, place = table.to(x), waits.to(x.device), place.to(x.device)
-
-    def spread(row: Tensor) -> Tensor:
-        return row[..., place].unflatten(-1, sigmas.shape[1:])
-
-    waited: bool | Tensor = False
-    for i in range(count):
-        pause: bool | Tensor = bool(waits[i]) if alike else spread(waits[i])
-        row: list[Multiplier] = table[i, :, 0].tolist() if alike else list(spread(table[i]))
-        keep, state, estimate, *weight = row
-        yield Step(waited, pause, keep, state, estimate, weight[:order], weight[order:] if corrects[i] else [])
-        waited = pause
+    predict = weights(walks[:-1], walks[1:], nodes[:, :-1])
+    shifted = pad(predict, (0, 0, 1, 0))  # as multipliers of the values one step later
+    gain = weights(walks[:-2], walks[1:-1], nodes[1:]) - shifted[:-1]
+    gain = gain if corrector else torch.where(made[1:, None] + 1 < order, gain, 0.0)
+    keep, state, estimate = field(walks[:-1], walks[1:], z)[:3]
+    correct, total = torch.zeros_like(shifted), torch.zeros_like(nodes[0])  # total: in the state predicted
+    for i in range(1, count):
+        ahead = keep[i - 1] * pad(total + correct[i - 1], (0, 0, 1, -1)) + shifted[i - 1]
+        fourth = careful & (made[i] == 3)
+        if fourth.any():
+            whole = weights(walks[:1], walks[i : i + 1], nodes[i : i + 1])[0]
+            gain[i - 1] = torch.where(fourth, whole - ahead, gain[i - 1])
+        total = torch.where(moved[i - 1], ahead, total)
+        correct[i] = torch.where(moved[i - 1], gain[i - 1], correct[i - 1])
+    multipliers = pad(predict, (0, 0, 0, 1)) + keep[:, None] * correct
+    mixed = bool((state != 0).any())
+    if mixed:  # a value is f / state
+        multipliers = multipliers * field(known, known, z[0]).state.nan_to_num()
+    return torch.cat([torch.stack([ratio(estimate, state, at_zero=0), keep], 1), multipliers], 1), mixed

@@ -1,70 +1,41 @@
 """Multistep solvers: one evaluation per step, higher order from the evaluations before.
 
 Each is a point of one formula (see `mmdiff.solvers.formula`). The first steps know fewer values; where those are too
-few for the order, they are corrected.
+few for the order, they are corrected. Methods of order 4 reach it from about 40 steps on: see `formula.MANY`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdiff.solvers.formula import Field, Multiplier, angular_velocity, clean, eps, flow_time, flow_velocity, plan
+from mmdiff.solvers.formula import Field, Method, Multiplier, clean, eps, flow_time, flow_velocity, plan
 from mmdiff.solvers.steps import brownian, levels, ratio
 from mmdiff.types import Denoise, Noise, Step
 
 
 def multistep(
-    denoise: Denoise,
-    x: Float[Tensor, "b *d"],
-    sigmas: Float[Tensor, "n *s"],
-    noise: Noise = torch.randn_like,
-    *,
-    field: Field,
-    variable: Callable[[Tensor], Tensor],
-    order: int,
-    corrector: bool = False,
-    midpoint: bool = False,
-    eta: float = 0.0,
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, method: Method, eta: float = 0.0
 ) -> Iterator[Step]:
     """The formula, walked: predict, evaluate, correct.
 
     The corrector repeats a step with the value at its end, which the next step needs anyway; the state that was
-    predicted is the one evaluated and yielded.
-
-    Args:
-        denoise: the denoiser.
-        x: initial state.
-        sigmas: decreasing noise levels.
-        noise: source of unit Gaussian noise.
-        field: what is extrapolated.
-        variable: of the polynomial that extrapolates it.
-        order: number of values that predict.
-        corrector: whether steps are corrected, which adds one to the order.
-        midpoint: take the polynomial in the middle of the step for its mean.
-        eta: noise of the reverse SDE (the field has to be `clean` with the same eta); 0 for the probability flow.
+    predicted is the one evaluated and yielded. ``eta`` is the noise of the reverse SDE, for a field with the same one.
     """
-    choices = {"corrector": corrector, "midpoint": midpoint}
     walk = list(levels(sigmas, x))
-    kept = [ratio(target, sigma, at_zero=1) ** eta for _, sigma, target in walk]
-    units = brownian(noise, x, kept) if eta else []
-    before = start = x  # of the step, corrected
+    kept = [ratio(target, sigma, at_zero=1) ** eta for _, sigma, target in walk] if eta else None
+    units = brownian(noise, x, kept) if kept else None
     history: list[Tensor] = []
-    keep: Multiplier = 1.0
-    added: Tensor | float = 0.0
-    for (i, sigma, target), c in zip(walk, plan(sigmas, x, field, variable, order, **choices), strict=True):
+    for (i, sigma, target), c in zip(walk, plan(sigmas, x, method), strict=True):
         x0 = denoise(x, sigma)
         older = [choose(c.waited, *pair) for pair in zip([*history[1:], *history[-1:]], history, strict=True)]
-        history = [c.state * x + c.estimate * x0, *older][: order + 1]
-        if c.correct:
-            start = combine([keep, *c.correct], [before, *history]) + added
-        ahead = combine([c.keep, *c.predict], [start, *history])
-        if eta:
-            added = target * (1 - kept[i] ** 2).sqrt() * units[i]
-            ahead = ahead + added
-        before, start, keep = start, choose(c.waits, start, ahead), c.keep
+        value = x0 if c.estimate is None else add(x, c.estimate, x0)
+        history = [value, *older][: method.order + 1]
+        ahead = combine([c.keep, *c.weights], [x, *history])
+        if kept and units:
+            ahead = ahead + target * (1 - kept[i] ** 2).sqrt() * units[i]
         x = choose(c.waits, x, ahead)
         yield Step(i, target, x, x0)
 
@@ -80,7 +51,7 @@ def dpmpp_2m(
     Extrapolates x0 linearly in the log-SNR to the middle of the step. Order 2 (the first step, and one that ends at
     sigma = 0 where the log-SNR is infinite, are Euler steps); 1 evaluation per step.
     """
-    return multistep(denoise, x, sigmas, noise, field=clean, variable=torch.log, order=2, midpoint=True)
+    return multistep(denoise, x, sigmas, noise, Method(clean, torch.log, 2, midpoint=True))
 
 
 def dpmpp_3m(
@@ -93,7 +64,7 @@ def dpmpp_3m(
 
     Order 3; 1 evaluation per step. Common implementations lack a factor in the second difference and are of order 2.
     """
-    return multistep(denoise, x, sigmas, noise, field=clean, variable=torch.log, order=3)
+    return multistep(denoise, x, sigmas, noise, Method(clean, torch.log, 3))
 
 
 def unipc(
@@ -106,11 +77,11 @@ def unipc(
 ) -> Iterator[Step]:
     """UniPC: Zhao et al. 2023, algorithms 5 to 7, with exact weights where the paper's order 2 takes 1/2.
 
-    ``order`` values of x0 in the log-SNR (1 to 3) predict, one more corrects. Order ``order`` + 1, of which the first
-    steps leave 3 in the limit; 1 evaluation per step.
+    ``order`` values of x0 in the log-SNR (1 to 3) predict, one more corrects. Order ``order`` + 1; 1 evaluation per
+    step.
     """
     check_order(order, 3)
-    return multistep(denoise, x, sigmas, noise, field=clean, variable=torch.log, order=order, corrector=True)
+    return multistep(denoise, x, sigmas, noise, Method(clean, torch.log, order, corrector=True))
 
 
 def deis(
@@ -123,10 +94,10 @@ def deis(
 ) -> Iterator[Step]:
     """DEIS: Zhang & Chen 2023, equation 15, the exponential Adams-Bashforth method, with eps a polynomial in log sigma.
 
-    Order ``order``, 1 to 4, of which the first steps leave 3 in the limit; 1 evaluation per step.
+    Order ``order``, 1 to 4; 1 evaluation per step.
     """
     check_order(order, 4)
-    return multistep(denoise, x, sigmas, noise, field=eps, variable=torch.log, order=order)
+    return multistep(denoise, x, sigmas, noise, Method(eps, torch.log, order))
 
 
 def adams_bashforth(
@@ -139,10 +110,10 @@ def adams_bashforth(
 ) -> Iterator[Step]:
     """Adams-Bashforth in the velocity and time of a flow (Lipman et al. 2023), for steps of any length.
 
-    Order ``order``, 1 to 4, of which the first steps leave 3 in the limit; 1 evaluation per step.
+    Order ``order``, 1 to 4; 1 evaluation per step.
     """
     check_order(order, 4)
-    return multistep(denoise, x, sigmas, noise, field=flow_velocity, variable=flow_time, order=order)
+    return multistep(denoise, x, sigmas, noise, Method(flow_velocity, flow_time, order))
 
 
 def angular(
@@ -153,26 +124,18 @@ def angular(
     *,
     order: int | None = None,
 ) -> Iterator[Step]:
-    """Adams-Bashforth-Moulton in the angle atan(sigma), where the probability flow is regular at both ends.
+    """Adams-Bashforth-Moulton for the angular grid (`mmdiff.schedules.Angular`).
 
-    The velocity v is a polynomial in the time of a flow, predicted from ``order`` values and corrected by one more.
-    Without an order it depends on the number of steps (of a part that waits, those it moves in), as measured: 2 and
-    no corrector up to 6, 2 up to 12, then 3.
-    Order ``order`` + 1, of which the first steps leave 3 in the limit; 1 evaluation per step.
+    The velocity of a flow (Lipman et al. 2023) is a polynomial in the angle atan(sigma), where it is regular from pure
+    noise to data; ``order`` values, 1 to 3, predict and one more corrects. Without an order it depends on the number
+    of steps (of a part that waits, those it moves in), as measured: 1 up to 7, then 3. A single step lands on the
+    estimate. Order ``order`` + 1; 1 evaluation per step.
     """
-    if order is not None:
-        check_order(order, 3)
-    steps = int((sigmas[1:] != sigmas[:-1]).sum(0).max())
-    return multistep(
-        denoise,
-        x,
-        sigmas,
-        noise,
-        field=angular_velocity,
-        variable=flow_time,
-        order=order or (2 if steps <= 12 else 3),
-        corrector=order is not None or steps > 6,
-    )
+    if order is None:
+        steps = int((sigmas[1:] != sigmas[:-1]).sum(0).max())
+        order = 1 if steps <= 7 else 3
+    check_order(order, 3)
+    return multistep(denoise, x, sigmas, noise, Method(flow_velocity, torch.atan, order, corrector=True))
 
 
 def dpmpp_2m_sde(
@@ -187,9 +150,7 @@ def dpmpp_2m_sde(
 
     1 evaluation per step; stochastic.
     """
-    return multistep(
-        denoise, x, sigmas, noise, field=partial(clean, eta=eta), variable=torch.log, order=2, midpoint=True, eta=eta
-    )
+    return multistep(denoise, x, sigmas, noise, Method(noisy(eta), torch.log, 2, midpoint=True), eta)
 
 
 def dpmpp_3m_sde(
@@ -204,7 +165,7 @@ def dpmpp_3m_sde(
 
     1 evaluation per step; stochastic.
     """
-    return multistep(denoise, x, sigmas, noise, field=partial(clean, eta=eta), variable=torch.log, order=3, eta=eta)
+    return multistep(denoise, x, sigmas, noise, Method(noisy(eta), torch.log, 3), eta)
 
 
 def sa_solver(
@@ -221,17 +182,13 @@ def sa_solver(
     ``order`` values of x0 in the log-SNR (1 to 3) predict, one more corrects; 1 evaluation per step; stochastic.
     """
     check_order(order, 3)
-    return multistep(
-        denoise,
-        x,
-        sigmas,
-        noise,
-        field=partial(clean, eta=eta),
-        variable=torch.log,
-        order=order,
-        corrector=True,
-        eta=eta,
-    )
+    return multistep(denoise, x, sigmas, noise, Method(noisy(eta), torch.log, order, corrector=True), eta)
+
+
+@cache
+def noisy(eta: float) -> Field:
+    """`clean` for a share of noise; the same object for the same share, so that plans are found again."""
+    return partial(clean, eta=eta)
 
 
 def check_order(order: int, most: int) -> None:
@@ -253,5 +210,10 @@ def combine(multipliers: Sequence[Multiplier], tensors: Sequence[Tensor]) -> Ten
     """The sum of as many products as there are tensors."""
     total = multipliers[0] * tensors[0]
     for a, b in zip(multipliers[1:], tensors[1:], strict=False):
-        total = torch.addcmul(total, a, b) if isinstance(a, Tensor) else torch.add(total, b, alpha=a)
+        total = total.addcmul_(a, b) if isinstance(a, Tensor) else total.add_(b, alpha=a)
     return total
+
+
+def add(total: Tensor, a: Multiplier, b: Tensor) -> Tensor:
+    """total + a b."""
+    return torch.addcmul(total, a, b) if isinstance(a, Tensor) else torch.add(total, b, alpha=a)

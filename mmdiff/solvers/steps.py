@@ -1,6 +1,7 @@
 """What every solver shares: the walk over the levels, divisions that are safe at sigma = 0, and Brownian noise."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,9 +21,8 @@ def aligned(sigmas: Tensor, x: Tensor) -> Tensor:
 
 def levels(sigmas: Tensor, x: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Pairs of consecutive levels with their index (see `aligned`)."""
-    sigmas = aligned(sigmas, x)
-    for i in range(len(sigmas) - 1):
-        yield i, sigmas[i], sigmas[i + 1]
+    for i, pair in enumerate(pairwise(aligned(sigmas, x).unbind())):
+        yield i, *pair
 
 
 def ratio(numerator: Tensor, denominator: Tensor, *, at_zero: float) -> Tensor:
