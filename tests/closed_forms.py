@@ -59,6 +59,62 @@ LINE = Mixture([[-1.5], [0.4], [1.2]], [0.5, 0.3, 0.6], [0.3, 0.2, 0.5])
 PLANE = Mixture([[-1.0, 0.5], [1.0, 1.0], [0.3, -1.2]], [0.6, 0.4, 0.5], [0.5, 0.2, 0.3])
 
 
+class Correlated:
+    """A random mixture of Gaussians with full covariances, of mean 0 and variance 1 (averaged over the dimensions).
+
+    Args:
+        size: dimensions.
+        seed: of the mixture.
+        components: of the mixture.
+    """
+
+    def __init__(self, size: int, *, seed: int, components: int = 8):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        self.weights = torch.softmax(normal(components) / 2, 0)
+        means = normal(components, size)
+        means -= self.weights @ means
+        variance, self.axes = torch.linalg.eigh(torch.stack([torch.cov(normal(size, 2 * size)) for _ in means]))
+        total = (self.weights @ (means**2 + WITHIN * variance)).mean()
+        self.means, self.variance = means / total.sqrt(), WITHIN * variance / total
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """E[x0 | x0 + sigma eps = x] for x (b, d) and one sigma."""
+        noise = float(torch.as_tensor(sigma).max()) ** 2
+        return x + noise * self.score(x, noise).to(x.dtype)
+
+    def score(self, x: Tensor, noise: float) -> Tensor:
+        """Gradient of the log density of x0 + sigma eps at x (b, d), with noise = sigma^2."""
+        along = (x.double() - self.means[:, None]) @ self.axes
+        variance = (self.variance + noise)[:, None]
+        log_likelihood = -((along**2 / variance).sum(-1) + variance.log().sum(-1)) / 2
+        share = torch.softmax(log_likelihood + self.weights.log()[:, None], 0)[..., None]
+        return -(share * (along / variance) @ self.axes.mT).sum(0)
+
+    def flow(self, x: Tensor, start: float) -> Tensor:
+        """Where the probability flow takes x from sigma = start to 0, to about 1e-9.
+
+        In the angle atan(sigma) the flow is regular at both ends: y = x cos has the slope cos eps - sin x0.
+        """
+
+        def slope(angle: float, flat: np.ndarray) -> np.ndarray:
+            sigma = math.tan(angle)
+            state = torch.from_numpy(flat.reshape(x.shape)) / math.cos(angle)
+            score = self.score(state, sigma**2)
+            return -(math.cos(angle) * sigma * score + math.sin(angle) * (state + sigma**2 * score)).numpy().ravel()
+
+        first = (x * math.cos(math.atan(start))).numpy().ravel()
+        path = solve_ivp(slope, (math.atan(start), 0.0), first, method="DOP853", rtol=1e-9, atol=1e-9)
+        return torch.from_numpy(path.y[:, -1].reshape(x.shape))
+
+
+WITHIN = 0.5
+"""Variance within a component beside that of the means."""
+
+
 def two_bumps(x: Tensor, sigma: Tensor | float) -> Tensor:
     """Exact denoiser of elements that are independent, each N(-1, 1/4) or N(1, 1/4); any sigma that broadcasts."""
     variance = 0.25 + sigma**2
