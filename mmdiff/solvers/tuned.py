@@ -76,13 +76,13 @@ def tuned(
 
 def _walk(denoise: Denoise, x: Tensor, c: Coefficients, moving: Tensor | None) -> Iterator[Step]:
     start, velocities = x * c.angles[0].cos(), list[Tensor]()
+    sigmas = [angle.tan() if moving is None else angle.tan().item() * moving.to(x) for angle in c.angles]
     for i in range(c.steps):
-        sigma, target = (angle.tan() if moving is None else angle.tan().to(x) * moving for angle in c.angles[i : i + 2])
-        x0 = denoise(x, sigma)
+        x0 = denoise(x, sigmas[i])
         velocities.append(velocity(x, x0, c.angles[i]))
         ahead = state(c, i + 1, start, velocities)
         x = ahead if moving is None else torch.where(moving, ahead, x)
-        yield Step(i, target, x, x0)
+        yield Step(i, sigmas[i + 1], x, x0)
 
 
 def velocity(x: Tensor, x0: Tensor, angle: Tensor) -> Tensor:
