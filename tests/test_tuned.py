@@ -121,23 +121,38 @@ def test_the_flow_of_a_gaussian_is_linear_so_that_one_step_is_enough():
         assert errors(c, held_out).max() < 1e-6 < errors(untuned, training).median(), name
 
 
-@pytest.fixture(scope="module")
-def problem():
-    """Trajectories of the exact denoiser, by a reference that shares nothing with the solvers; others to check on."""
-    mixture = Correlated(2, seed=3)
+def trajectories(size):
+    """Of the exact denoiser, by a reference that shares nothing with the solvers; others to check on."""
+    mixture = Correlated(size, seed=3)
     generator = torch.Generator().manual_seed(7)
-    x = 1e3 * torch.randn(256, 2, dtype=torch.float64, generator=generator)
+    x = 1e3 * torch.randn(256, size, dtype=torch.float64, generator=generator)
     ends = mixture.flow(x, 1e3)
     return [Paths(mixture, x[:96], ends[:96])], [Paths(mixture, x[96:], ends[96:])]
 
 
-@pytest.mark.parametrize(("steps", "iterations"), [(5, 10), (8, 8)])
-def test_a_tuned_solver_is_ahead_of_the_best_untuned_one_on_other_trajectories(problem, steps, iterations):
-    training, held_out = problem
+@pytest.fixture(scope="module")
+def problem():
+    return trajectories(2)
+
+
+def check_ahead(training, held_out, steps, iterations):
     _, untuned = best_untuned(Flow(), steps, held_out)
     _, initial = best_untuned(Flow(), steps, training)
     c = fit(initial, training, iterations)
     assert errors(c, held_out).median() < 0.3 * errors(untuned, held_out).median()
+    return c
+
+
+@pytest.mark.slow
+def test_a_tuned_solver_is_ahead_in_64_dimensions():
+    training, held_out = trajectories(64)
+    for steps in (5, 8):
+        check_ahead(training, held_out, steps, 15)
+
+
+@pytest.mark.parametrize(("steps", "iterations"), [(5, 10), (8, 8)])
+def test_a_tuned_solver_is_ahead_of_the_best_untuned_one_on_other_trajectories(problem, steps, iterations):
+    c = check_ahead(*problem, steps, iterations)
     assert (c.angles.diff() < 0).all()
     assert c.angles[0] == pytest.approx(math.atan(1e3))
     assert c.angles[-1] == 0
