@@ -5,6 +5,7 @@ Nothing is ever unpickled: checkpoints are loaded with ``weights_only=True`` and
 """
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -70,19 +71,21 @@ def read_config(path: str | Path) -> DictConfig:
     return (_read_export(path) if path.is_dir() else _read_checkpoint(path))[0]
 
 
-def check_same_model(path: str | Path, config: DictConfig) -> None:
-    """Check that a checkpoint to resume from holds the model that a configuration describes.
+def check_same_model(
+    path: str | Path, config: DictConfig, *, option: str = "resume", parts: Sequence[str] = PARTS
+) -> None:
+    """Check that a checkpoint, to resume from or named by another option, has the parts of a configuration.
 
     Raises:
         ValueError: naming the first key that differs.
     """
     saved = read_config(path)
-    for key in PARTS:
+    for key in parts:
         here, there = to_dict(config[key]), to_dict(saved[key])
         for name in sorted(set(here) | set(there)):
             if here.get(name) != there.get(name):
                 raise ValueError(
-                    f"resume={path} holds another model: "
+                    f"{option}={path} holds another model: "
                     f"its {key}.{name} is {there.get(name)}, here it is {here.get(name)}."
                 )
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from tqdm import tqdm
 
+from mmdiff.autoguidance import check_guidance
 from mmdiff.checkpoint import Model, build_sampler, to_dict
 from mmdiff.errors import DataError, allowed, check_at_least
 from mmdiff.pictures import describe, save_grid
@@ -32,6 +33,7 @@ def override(model: Model, given: DictConfig) -> Model:
         ValueError: for a value that the checkpoint's choice does not take.
     """
     config = model.config
+    trained = OmegaConf.create({"modality": config.modality})
     with open_dict(config):
         for name in (*CHOICES, "modality"):
             value = given.get(name)
@@ -46,6 +48,7 @@ def override(model: Model, given: DictConfig) -> Model:
                 config[name] = OmegaConf.merge(config[name], value)
             elif value is not None:
                 config[name] = value
+    check_guidance(config.guidance, trained)
     return model if given.get("modality") is None else model._replace(modality=instantiate(config.modality))
 
 

@@ -1,8 +1,9 @@
 """Guidance: a denoiser made from a denoiser. Conditions are bound here, so a solver never sees them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +11,14 @@ from torch import Tensor
 from mmdiff.types import Context, Denoise, DenoiseInContext
 
 Guidance = Callable[[DenoiseInContext, Context, Context], Denoise]
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A guidance that needs to know what is asked in raw values, for a model with a conditioner of its own."""
+
+    def ask(self, cond: Mapping[str, Sequence[Any]], count: int, device: torch.device) -> Guidance:
+        """The guidance for ``count`` examples with these values of each condition."""
 
 
 def conditional(denoise: DenoiseInContext, context: Context, null: Context) -> Denoise:
@@ -170,6 +179,27 @@ def dynamic_thresholding(
         return torch.where(sigma > 0, bounded, x0) if sigma.ndim == x.ndim else bounded
 
     return thresholded
+
+
+def autoguidance(denoise: DenoiseInContext, context: Context, null: Context, *, weak: Denoise, scale: float) -> Denoise:
+    """Autoguidance: Karras et al. 2024, equation 3: away from what a weaker model makes of the same conditions.
+
+    Args:
+        denoise: the denoiser whose conditions are to be bound.
+        context: what is asked for.
+        null: not used.
+        weak: a smaller or less trained denoiser, its conditions bound.
+        scale: 1 is no guidance, and does without the weaker model.
+    """
+    if scale == 1:
+        return conditional(denoise, context, null)
+
+    def guided(x: Tensor, sigma: Tensor) -> Tensor:
+        strong, other = denoise(x, sigma, context), weak(x, sigma)
+        x0 = other + scale * (strong - other)
+        return torch.where(sigma > 0, x0, strong) if sigma.ndim == x.ndim else x0
+
+    return guided
 
 
 def join(first: Context, second: Context) -> Context:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mmdiff.denoiser import Denoiser, expand_sigma
 from mmdiff.errors import check_at_least
+from mmdiff.guidance import Asking, Guidance
 from mmdiff.schedules import NoiseSchedule
-from mmdiff.types import Context, Denoise, DenoiseInContext, Noise, Solver, Step
+from mmdiff.types import Denoise, Noise, Solver, Step
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,18 @@ class Sampler:
     schedule: NoiseSchedule
     steps: int
     solver: Solver
-    guidance: Callable[[DenoiseInContext, Context, Context], Denoise]
+    guidance: Guidance | Asking
     lag: int = 0
 
     def __post_init__(self):
         check_at_least(0, lag=self.lag)
+
+    def bind(self, denoiser: Denoiser, cond: Mapping[str, Sequence[Any]], count: int) -> Denoise:
+        """The guided denoiser of ``count`` samples, told what is asked of them."""
+        conditioner, guidance = denoiser.conditioner, self.guidance
+        if isinstance(guidance, Asking):
+            guidance = guidance.ask(cond, count, next(denoiser.parameters()).device)
+        return guidance(denoiser, conditioner(cond, count), conditioner.null(count))
 
     @torch.no_grad()
     def __call__(
@@ -158,9 +166,7 @@ class Sampler:
         Raises:
             ValueError: if moments are to lag in samples that have none.
         """
-        conditioner = denoiser.conditioner
         device = next(denoiser.parameters()).device
-        context, null = conditioner(cond, len(seeds)), conditioner.null(len(seeds))
         sigmas = self.schedule.grid(self.steps)
         if self.lag:
             sigmas = self._one_after_another(sigmas, shape, time).to(device)
@@ -172,7 +178,7 @@ class Sampler:
             moves = (sigmas[1:] != sigmas[:-1]).flatten(1).any(1)  # none while a known part has its turn
             sigmas = torch.cat([sigmas[:1], sigmas[1:][moves]])
         return sample(
-            self.guidance(denoiser, context, null),
+            self.bind(denoiser, cond, len(seeds)),
             (len(seeds), *shape),
             sigmas,
             self.solver,

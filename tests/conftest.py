@@ -223,3 +223,21 @@ def run_folder(command, tmp_path_factory) -> Path:
 def checkpoint(run_folder) -> Path:
     """Its checkpoint."""
     return run_folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="session")
+def files(checkpoint, tmp_path_factory) -> dict[str, list[str]]:
+    """What some options cannot do without, by ``group=option``: two tuned steps, a table, a second checkpoint."""
+    from mmdiff.schedules import Karras
+    from mmdiff.solvers import dpmpp_2m
+    from mmdiff.solvers.tuned import write
+    from mmdiff.tuning import coefficients
+
+    folder = tmp_path_factory.mktemp("files")
+    write(coefficients(dpmpp_2m, Karras().grid(2)), folder / "two.json")
+    (folder / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler", "beta_schedule": "linear"}')
+    return {
+        "solver=tuned": [f"solver.file={folder}/two.json"],
+        "schedule=discrete": [f"schedule.file={folder}/scheduler_config.json"],
+        "guidance=autoguidance": [f"guidance.weak={checkpoint}"],
+    }

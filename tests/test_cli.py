@@ -53,7 +53,7 @@ def test_unknown_command(command, tmp_path):
     assert len(ran.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "export", "info"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "tune", "export", "info"])
 def test_help_of_a_command(name, command, tmp_path):
     ran = command(name, "--help", folder=tmp_path)
     assert (ran.status, ran.err) == (0, "")
@@ -270,6 +270,35 @@ def test_choices_left_out_come_from_the_checkpoint(tiny, command, train, tmp_pat
     other = chosen("solver=heun", "schedule=flow", "schedule.shift=2", "steps=2")
     assert (other["solver"], other["steps"]) == ({"name": "heun"}, 2)
     assert (other["schedule"]["name"], other["schedule"]["shift"]) == ("Flow", 2)
+
+
+VALUES = {"order": 2, "eta": 0.5, "scale": 3.0, "tolerance": 0.5}
+"""Given to every option that takes one of them; ``tolerance`` so that an untrained model is sampled in time."""
+
+
+def test_every_choice_samples_with_values_of_its_own(checkpoint, files, command, tmp_path):
+    """Solvers, guidance and schedules side by side until each had its turn; tuned steps know one schedule only."""
+    groups = {name: plugins.options(name) for name in ("solver", "guidance", "schedule")}
+    groups["solver"].remove("tuned")
+    turns = [
+        {group: options[i % len(options)] for group, options in groups.items()}
+        for i in range(max(map(len, groups.values())))
+    ]
+    for i, turn in enumerate([*turns, {"solver": "tuned", "guidance": "cfg", "schedule": "karras"}]):
+        expected, words = {}, []
+        for group, option in turn.items():
+            words += [f"{group}={option}", *files.get(f"{group}={option}", [])]
+            folders = [plugins.core_conf(), *filter(None, map(plugins.plugin_conf, plugins.plugins()))]
+            path = next(path for folder in folders if (path := folder / group / f"{option}.yaml").is_file())
+            expected[group] = {key: VALUES[key] for key in yaml.safe_load(path.read_text()) if key in VALUES}
+            words += [f"{group}.{key}={value}" for key, value in expected[group].items()]
+        given = [f"checkpoint={checkpoint}", "count=1", "steps=2", "cond={pitch: 60}", f"output=turn{i}"]
+        ran = command("sample", *given, *words, folder=tmp_path)
+        assert (ran.status, ran.err) == (0, ""), words
+        row = json.loads((tmp_path / f"turn{i}" / "samples.jsonl").read_text())
+        for group, values in expected.items():
+            assert row[group].items() >= values.items(), words
+        assert sound(tmp_path / f"turn{i}", "00000.wav").isfinite().all()
 
 
 # Evaluation and export

@@ -88,7 +88,7 @@ def check_run(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("option", options())
-def test_option_trains(option, tiny, train, roots, tmp_path):
+def test_option_trains(option, tiny, train, roots, files, tmp_path):
     if option == "trainer=gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU; test_gpu_where_there_is_none shows that it is composed and reaches the trainer")
     group, _, name = option.partition("=")
@@ -102,7 +102,8 @@ def test_option_trains(option, tiny, train, roots, tmp_path):
     else:
         options = base(modality, without=group)
     both = [option.replace("schedule=", "schedule@train_schedule=")] if group == "schedule" else []
-    needs = [*NEEDS.get(option, []), "data.batch_size=2"]
+    needs = [*NEEDS.get(option, []), *files.get(option, []), "data.batch_size=2"]
+    needs += [need.replace("schedule.", "train_schedule.") for need in needs if need.startswith("schedule.")]
     if group not in ("callbacks", "guidance", "schedule", "solver"):
         needs.append("callbacks.preview.count=0")
     ran = train(*options, option, *both, *needs, folder=tmp_path)

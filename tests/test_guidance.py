@@ -7,6 +7,7 @@ from closed_forms import SIZES, two_bumps
 
 from mmdiff.guidance import (
     adaptive_projected,
+    autoguidance,
     classifier_free,
     composed,
     conditional,
@@ -200,6 +201,35 @@ def test_projected_guidance_moves_across_the_estimate(rank, kind):
 
 
 @pytest.mark.parametrize("rank", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_autoguidance_moves_away_from_the_weaker_estimate(rank, kind, scale):
+    x, sigma = torch.randn(3, *SIZES[rank]), sigmas_of(kind, 3, rank)
+    asked, null = contexts(3)
+    strong, other = Shifted(), Shifted()
+    weak = partial(other, context=Context(vector=asked.vector / 2))
+    expected = scale * strong(x, sigma, asked) + (1 - scale) * weak(x, sigma)
+    torch.testing.assert_close(autoguidance(strong, asked, null, weak=weak, scale=scale)(x, sigma), expected)
+    assert len(strong.calls) == 2
+    assert len(other.calls) == 1 + (scale != 1)
+
+
+def test_autoguidance_of_gaussians_narrows_their_flow():
+    """The scores of N(0, 1) and of a wider Gaussian, in a line, have a flow whose end is a product of powers."""
+    scale, std, wide, top = 2.0, 1.0, 1.5, 10.0
+
+    def gaussian(std):
+        return lambda x, sigma, context=None: std**2 / (std**2 + sigma**2) * x
+
+    guide = autoguidance(gaussian(std), *contexts(1), weak=gaussian(wide), scale=scale)
+    x = torch.tensor([[4.0], [-7.0]], dtype=torch.float64)
+    *_, last = heun(guide, x, torch.linspace(top, 0, 801, dtype=torch.float64))
+    shrunk = (std / math.hypot(std, top)) ** scale * (wide / math.hypot(wide, top)) ** (1 - scale)
+    torch.testing.assert_close(last.x, shrunk * x, rtol=1e-3, atol=0)
+    assert shrunk < std / math.hypot(std, top)
+
+
+@pytest.mark.parametrize("rank", SIZES)
 def test_thresholding_pulls_in_what_guidance_drove_out(rank):
     x, sigma = torch.randn(3, *SIZES[rank]), torch.tensor(0.8)
     asked, null = contexts(3)
@@ -218,6 +248,7 @@ def test_thresholding_pulls_in_what_guidance_drove_out(rank):
     "guidance",
     [
         partial(adaptive_projected, scale=3.0),
+        partial(autoguidance, weak=lambda x, sigma: two_bumps(x, sigma) + 1, scale=3.0),
         partial(dynamic_thresholding, guidance=partial(classifier_free, scale=3.0), least=0.5),
         lambda denoise, asked, null: composed(denoise, [asked, asked], null, scales=[1.0, 2.0]),
     ],

@@ -28,7 +28,12 @@ COMMANDS = [
     for line in text.splitlines()
     if (words := shlex.split(line, comments=True))
 ]
-FAST = {"train": ["debug=fast", "data.held_out=4"], "sample": ["batch_size=4"], "evaluate": []}
+FAST = {
+    "train": ["debug=fast", "data.held_out=4"],
+    "sample": ["batch_size=4"],
+    "evaluate": [],
+    "tune": ["count=2", "iterations=1", "reference=10"],
+}
 
 
 def run(command: str, folder: Path) -> None:

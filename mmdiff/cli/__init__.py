@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a model:                  mmdiff train experiment=NAME",
     "sample": "draw samples from a checkpoint: mmdiff sample checkpoint=PATH count=16 output=DIR",
     "evaluate": "measure a checkpoint:           mmdiff evaluate checkpoint=PATH count=256 output=DIR",
+    "tune": "fit a solver of few steps:      mmdiff tune checkpoint=PATH steps=8 output=FILE",
     "export": "write weights without pickle:   mmdiff export checkpoint=PATH output=DIR",
     "info": "show versions, devices, plugins and the options of every group",
     "new": "write a plugin of your own:     mmdiff new NAME",

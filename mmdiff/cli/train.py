@@ -18,6 +18,7 @@ def train(config: DictConfig) -> None:
     import lightning as L
     from hydra.utils import instantiate
 
+    from mmdiff.autoguidance import check_guidance
     from mmdiff.checkpoint import build_denoiser, check_same_model, read_config, to_yaml
     from mmdiff.fitting import adopt, fit_config
     from mmdiff.generation import make_folder
@@ -30,6 +31,7 @@ def train(config: DictConfig) -> None:
         adopt(config, read_config(config.resume))
         check_same_model(config.resume, config)
     fit_config(config, data)
+    check_guidance(config.guidance, config)
     module = DiffusionModule(
         build_denoiser(config, data.modality),
         data.modality,

@@ -22,6 +22,7 @@ from mmdiff.solvers.multistep import (
 )
 from mmdiff.solvers.singlestep import dpm2, dpmpp_2s, rk4
 from mmdiff.solvers.stochastic import consistency, dpmpp_sde, edm_stochastic, predictor_corrector
+from mmdiff.solvers.tuned import tuned
 
 __all__ = [
     "adams_bashforth",
@@ -43,5 +44,6 @@ __all__ = [
     "predictor_corrector",
     "rk4",
     "sa_solver",
+    "tuned",
     "unipc",
 ]
