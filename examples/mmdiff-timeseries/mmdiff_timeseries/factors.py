@@ -42,7 +42,7 @@ def _waves(frequencies: Float[Tensor, "f"], u: Float[Tensor, "n"]) -> Float[Tens
 
 
 def errors(seen: dict[str, float], asked: dict[str, float]) -> dict[str, float]:
-    """By how much each factor misses what was asked, in the units of `TOLERANCES`; lags differ by half a period at most."""
+    """By how much factors miss what was asked, in the units of `TOLERANCES`; lags are at most half a period apart."""
     missed = {name: abs(seen[name] - asked[name]) for name in asked}
     missed["frequency"] /= asked["frequency"]
     missed["lag"] = min(missed["lag"], 1 - missed["lag"])

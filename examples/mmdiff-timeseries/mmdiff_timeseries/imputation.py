@@ -1,6 +1,6 @@
 """Imputation measured: values of made-up tides are hidden, filled by a model, and compared with what they were.
 
-    python -m mmdiff_timeseries.imputation runs/.../checkpoints/last.ckpt
+python -m mmdiff_timeseries.imputation runs/.../checkpoints/last.ckpt
 """
 
 import sys
