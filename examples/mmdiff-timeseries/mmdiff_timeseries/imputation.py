@@ -3,7 +3,7 @@
 python -m mmdiff_timeseries.imputation runs/.../checkpoints/last.ckpt
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -57,4 +57,6 @@ def main(checkpoint: Path, count: int = 128, draws: int = 8) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Error of imputation beside that of straight lines.")
+    parser.add_argument("checkpoint", type=Path, help="of a model of experiment=timeseries/tides")
+    main(parser.parse_args().checkpoint)
