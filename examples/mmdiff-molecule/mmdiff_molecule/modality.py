@@ -77,7 +77,7 @@ class Molecule(Modality):
         return torch.cat([media[..., :3] / self.scale, (kinds - MEAN) / STD], -1).mT
 
     def decode(self, x: Float[Tensor, "*b c n"]) -> Float[Tensor, "*b n 4"]:
-        """Of each atom the kind with the largest channel. No file holds no atom, so where there is none the first is C."""
+        """Of each atom the kind with the largest channel; where that leaves no atom at all, the first is carbon."""
         kind = x[..., 3:, :].argmax(-2)
         kind[..., 0] = torch.where(kind.any(-1), kind[..., 0], 2)
         points = (x[..., :3, :].mT * self.scale) * (kind > 0)[..., None]
