@@ -33,7 +33,7 @@ def first(dataset: MediaSet, count: int) -> list[tuple[Tensor, dict[str, Any]]]:
 
 
 def generated(folder: str | Path, modality: Modality, count: int) -> list[tuple[Tensor, dict[str, Any]]]:
-    """Files of a folder, with the conditions that its ``samples.jsonl`` records."""
+    """Files of a folder; where it has a ``samples.jsonl``, those that it records, with their conditions."""
     files = Folder(folder, modality)
     record = Path(folder) / "samples.jsonl"
     if record.is_file():
@@ -42,7 +42,10 @@ def generated(folder: str | Path, modality: Modality, count: int) -> list[tuple[
             asked = {entry["file"]: entry["cond"] for entry in entries}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(record, "is not a record that mmdiff sample wrote") from error
-        files.conditions = [asked.get(path.name, {}) for path in files.files]
+        files.files = [path for path in files.files if path.name in asked]  # a preview may look like a sample
+        files.conditions = [asked[path.name] for path in files.files]
+        if not files.files:
+            raise DataError(record, "names no file that is there")
     return first(files, count)
 
 

@@ -70,6 +70,8 @@ class Modality(ABC):
     def place(self, media: Tensor, known: str | None = None) -> tuple[Float[Tensor, "*d"], Bool[Tensor, "*parts"]]:
         """Given media in model space, and which elements generation keeps, with one channel.
 
+        A modality whose channels may be known each by itself keeps them in a dimension of their own: (1, channels, n).
+
         Args:
             media: of one example.
             known: the modality's word for the parts to keep; None keeps all that is data rather than padding.

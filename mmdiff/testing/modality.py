@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from mmdiff.errors import DataError
 from mmdiff.modality import Modality
-from mmdiff.testing.expect import alike, expect, fail, in_one_line, pickled, rms
+from mmdiff.testing.expect import alike, expect, fail, in_one_line, pickled, rms, same
 
 RULES = "mmdiff.modality.Modality"
 ENOUGH = 8  # media, to see a distance between two halves of them rise
@@ -60,7 +60,7 @@ def _check_encode(modality: Modality, batch: Tensor) -> Tensor:
     std, most = x.std().item(), x.movedim(1, 0).flatten(1).std(1).max().item()  # one channel may well be constant
     near = std > 0.2 and most < 5
     expect(near, "encode gives a standard deviation near 1 (0.2 to 5)", f"{std:.3g}, in a channel {most:.3g}", see)
-    expect(torch.equal(batch, before), "encode leaves the media as they are", "changed media", see)
+    expect(same(batch, before), "encode leaves the media as they are", "changed media", see)
     one = modality.encode(batch[0])
     expect(one.shape == shape, f"encode of one example gives {shape}", tuple(one.shape), see)
     expect(alike(one, x[0]), "encode treats an example alone as in a batch", "a difference", see)
@@ -143,10 +143,9 @@ def _check_files(modality: Modality, media: Tensor, folder: Path) -> float:
     again = modality.read(path)
     lost = rms(modality.encode(again) - modality.encode(media))
     expect(lost < 0.3, "write and read lose less than 0.3 standard deviations in model space", f"{lost:.3g}", see)
-    expect(torch.equal(again, modality.read(path)), "read without a generator is deterministic", "two results", see)
+    expect(same(again, modality.read(path)), "read without a generator is deterministic", "two results", see)
     seeded = [modality.read(path, Generator().manual_seed(0)) for _ in range(2)]
-    same = torch.equal(*seeded)
-    expect(same, "read gives the same for generators of the same seed", "two results", see)
+    expect(same(*seeded), "read gives the same for generators of the same seed", "two results", see)
     whole, noise = path.read_bytes(), torch.randint(256, (999,), generator=Generator().manual_seed(0))
     for name, content in (
         ("nothing", b""),

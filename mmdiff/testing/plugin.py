@@ -200,7 +200,7 @@ class Experiment:
         conds = [dict(zip(self._cond(), values, strict=True)) for values in zip(*self._cond().values(), strict=True)]
         made = [generate(model, conds or [{}, {}], self.folder / f"samples_{i}")[0] for i in range(2)]
         expect(torch.equal(*made), "the same seed gives the same samples", "others", "mmdiff.sampling.SeededNoise")
-        paths = sorted((self.folder / "samples_0").glob(f"*{modality.suffix}"))
+        paths = sorted((self.folder / "samples_0").glob(f"0*{modality.suffix}"))  # preview.png is none of them
         expect(len(paths) == 2, "two samples make two files", len(paths), "mmdiff.generation.generate")
         for path in paths:
             x = modality.encode(modality.read(path))

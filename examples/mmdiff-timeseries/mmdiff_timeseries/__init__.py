@@ -1,0 +1,1 @@
+"""Multichannel time series with missing values, for mmdiff."""
