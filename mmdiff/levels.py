@@ -88,7 +88,8 @@ def rising_levels(
 ) -> Float[Tensor, "{count} {parts}"]:
     """Levels with a quantile that rises along the parts, by a random rate, and crosses a uniform one at a random part.
 
-    The k-th part is that one with a probability that falls as 1/k: what comes first has nothing to follow, so it is learned last.
+    The k-th part is that one with a probability that falls as 1/k: what comes first has nothing to follow and takes
+    longest to learn.
 
     Below the schedule's range a part is given, at level 0; at its upper end it has the highest level.
     """
