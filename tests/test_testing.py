@@ -26,6 +26,7 @@ from mmdiff.testing import (
     check_plugin,
     check_solver,
 )
+from mmdiff.testing.expect import PAGE, message
 from mmdiff.testing.plugin import results
 from mmdiff.types import Context, Step
 
@@ -38,8 +39,14 @@ def test_every_rule_is_documented_where_the_message_says():
         f"mmdiff.modality.Modality.{name}" for name in re.findall(r'\{RULES\}\.(\w+)"', sources)
     }
     assert len(names) > 15
+    sections = re.findall("^### `(.*)`$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {f"{PAGE}#{section.lower()}" for section in sections}
+    told = {name: message("this", "that", name).rpartition(" and ")[2] for name in names}
     for name in names:
         assert (locate(name).__doc__ or "").strip(), name
+        assert told[name] in pages, name
+    assert set(told.values()) == pages
+    assert len(set(told.values())) == len(sections) == len(names)
 
 
 # What `mmdiff new` writes
@@ -678,6 +685,7 @@ def test_any_error_is_a_failure_with_its_place(plugin):
     assert "brine/waves: dataset: expected: no error; seen: " in said
     assert "NameError: name 'nosuch' is not defined" in said
     assert "data.py" in said
+    assert said.endswith("documented in mmdiff.testing.check_plugin and docs/rules.md#check_plugin")
 
 
 def test_solver_of_a_plugin(plugin):

@@ -6,8 +6,8 @@ def test_my_plugin():
 def test_my_modality(tmp_path):
     check_modality(MyModality(), media=[...], folder=tmp_path)
 
-Every check returns what it measured by name, and raises AssertionError with what was expected, what was seen and the
-docstring that holds the rule.
+Every check returns what it measured by name, and raises AssertionError with what was expected, what was seen and where
+the rule is documented: a docstring, and a section of docs/rules.md.
 """
 
 from mmdiff.testing.data import check_conditioner, check_dataset

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmdiff import plugins
 from mmdiff.testing.data import check_conditioner, check_dataset
-from mmdiff.testing.expect import expect, fail, in_one_line
+from mmdiff.testing.expect import expect, fail, in_one_line, message
 from mmdiff.testing.modality import check_modality
 from mmdiff.testing.network import check_network
 from mmdiff.testing.solver import check_solver
@@ -289,7 +289,7 @@ def _run(name: str, check: Callable[[], dict[str, float]]) -> Result:
     except AssertionError as error:
         return Result(name, {}, str(error))
     except Exception as error:
-        return Result(name, {}, f"expected: no error; seen: {in_one_line(error)}")
+        return Result(name, {}, message("no error", in_one_line(error), "mmdiff.testing.check_plugin"))
     finally:
         logging.disable(level)
         torch.set_rng_state(state)
