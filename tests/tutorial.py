@@ -14,8 +14,15 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+def path_of(text: str) -> str:
+    """The path that a file's block names in one of the comments at its head."""
+    head = re.match(r"(?:# .*\n)+", text)
+    (path,) = re.findall(r"^# (\S+\.\w+)$", head[0] if head else "", re.MULTILINE)
+    return path
+
+
 def follow(place: Path, programs: Path) -> str:
-    """What the commands print; a ``sh`` block is run, a file's block begins with a comment that is its path.
+    """What the commands print; a ``sh`` block is run, a file is written to the path in the comment that it begins with.
 
     Args:
         place: an empty folder.
@@ -28,7 +35,7 @@ def follow(place: Path, programs: Path) -> str:
     said = ""
     for kind, text in blocks(PAGE.read_text(encoding="utf-8")):
         if kind in WRITTEN:
-            path = place / text.splitlines()[0].removeprefix("# ")
+            path = place / path_of(text)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         elif kind == "sh":
