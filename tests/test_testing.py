@@ -110,6 +110,17 @@ def test_the_new_plugin_passes(place):
     assert "tides/folder: samples" in measured
 
 
+def test_network_of_the_new_plugin_is_told_a_level_for_each_number(place):
+    network = import_module("mmdiff_tides.network").Network((1, 64), 4, width=16, depth=2)
+    nn.init.normal_(network.out.weight)
+    x, noise, context = torch.randn(3, 1, 64), torch.randn(3), Context(vector=torch.randn(3, 4))
+    alike, other = noise[:, None, None].repeat(1, 1, 64), noise[:, None, None].repeat(1, 1, 64)
+    other[..., -1] += 1
+    assert torch.allclose(network(x, alike, context), network(x, noise, context), atol=1e-5)
+    change = (network(x, other, context) - network(x, alike, context)).abs().amax((0, 1))
+    assert change[-1] > 10 * change[:32].max()
+
+
 # Broken modalities: the method, what stands in its place (given the right one), and what the kit says
 
 
