@@ -690,6 +690,24 @@ def test_experiment_that_needs_files(plugin):
     assert said.startswith("brine/folder: configuration: expected: data.root=DIR for an experiment without data")
 
 
+@pytest.mark.slow
+def test_each_kind_of_file_is_left_for_an_experiment_that_needs_files(plugin):
+    """The first experiment writes other files than those that the last one reads."""
+    package = plugin()
+    (package / "rows.py").write_text(
+        "from mmdiff_brine.modality import Brine\n\nclass Rows(Brine):\n    suffix, suffixes = '.row', ('.row',)\n"
+    )
+    conf = package / "conf"
+    series = (conf / "modality/brine/series.yaml").read_text()
+    (conf / "modality/brine/rows.yaml").write_text(series.replace("modality.Brine", "rows.Rows"))
+    waves = (conf / "experiment/brine/waves.yaml").read_text()
+    (conf / "experiment/brine/another.yaml").write_text(waves.replace("brine/series", "brine/rows"))
+    found = list(results("brine", ["network.width=8", "network.depth=1"], 1.0))
+    assert [result.failure for result in found] == [None] * 23
+    assert found[2].check.startswith("brine/another")
+    assert found[-1].check == "brine/folder: samples"
+
+
 def test_any_error_is_a_failure_with_its_place(plugin):
     plugin({"mmdiff_brine/data.py": ("phase = (1", "phase = nosuch + (1")})
     said = failure("brine")
