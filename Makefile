@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-plugins test-fast lint format wheel bench bench-solvers bench-video bench-pointcloud
+.PHONY: help demo test test-core test-plugins test-fast lint format docs wheel bench bench-solvers bench-video bench-pointcloud
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -42,7 +42,11 @@ format: $(READY) ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-wheel: $(READY) ## build a wheel and try it in a clean environment
+docs: $(READY) ## build the pages of docs/ with the reference from docstrings: build/docs/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/zensical build --strict --clean
+
+wheel: $(READY) ## build a wheel, try it in a clean environment and follow the tutorial there
 	$(BIN)/python tests/try_wheel.py
 
 bench: $(READY) ## train the experiments on embedded data and measure what they learned; see benchmarks/

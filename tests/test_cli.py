@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from mmdiff import plugins
+from mmdiff import cli, plugins
 from mmdiff.checkpoint import load_dict
+from mmdiff.cli import COMMANDS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -81,6 +82,22 @@ def test_shell_completion(command, tmp_path, monkeypatch):
         monkeypatch.setenv("COMP_LINE", line)
         monkeypatch.setenv("COMP_POINT", str(len(line)))
         assert command("train", "-sc", "query=bash", folder=tmp_path) == (0, expected, "")
+
+
+@pytest.mark.parametrize(("line", "offered"), [("mmdiff ", COMMANDS), ("mmdiff new ", ()), ("mmdiff check au", ())])
+def test_completion_knows_every_command(line, offered, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    ran = command("-sc", "query=bash", folder=tmp_path)
+    assert (ran.status, ran.out.split(), ran.err) == (0, list(offered), "")
+
+
+def test_help_knows_every_command(command, tmp_path):
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "app", "device"}
+    assert set(COMMANDS) == modules >= {"new", "check"}
+    ran = command("--help", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert [line.split()[0] for line in ran.out.splitlines() if line.startswith("  ")][: len(modules)] == list(COMMANDS)
 
 
 def test_info(command, tmp_path):

@@ -26,6 +26,7 @@ from mmdiff.testing import (
     check_plugin,
     check_solver,
 )
+from mmdiff.testing.expect import PAGE, message
 from mmdiff.testing.plugin import results
 from mmdiff.types import Context, Step
 
@@ -38,8 +39,14 @@ def test_every_rule_is_documented_where_the_message_says():
         f"mmdiff.modality.Modality.{name}" for name in re.findall(r'\{RULES\}\.(\w+)"', sources)
     }
     assert len(names) > 15
+    sections = re.findall("^### `(.*)`$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {f"{PAGE}#{section.lower()}" for section in sections}
+    told = {name: message("this", "that", name).rpartition(" and ")[2] for name in names}
     for name in names:
         assert (locate(name).__doc__ or "").strip(), name
+        assert told[name] in pages, name
+    assert set(told.values()) == pages
+    assert len(set(told.values())) == len(sections) == len(names)
 
 
 # What `mmdiff new` writes
@@ -101,6 +108,17 @@ def test_the_new_plugin_passes(place):
     assert measured["tides/waves: modality"].keys() == {"decode", "write and read"}
     assert measured["tides/waves: conditions"] == {"conditions": 2}
     assert "tides/folder: samples" in measured
+
+
+def test_network_of_the_new_plugin_is_told_a_level_for_each_number(place):
+    network = import_module("mmdiff_tides.network").Network((1, 64), 4, width=16, depth=2)
+    nn.init.normal_(network.out.weight)
+    x, noise, context = torch.randn(3, 1, 64), torch.randn(3), Context(vector=torch.randn(3, 4))
+    alike, other = noise[:, None, None].repeat(1, 1, 64), noise[:, None, None].repeat(1, 1, 64)
+    other[..., -1] += 1
+    assert torch.allclose(network(x, alike, context), network(x, noise, context), atol=1e-5)
+    change = (network(x, other, context) - network(x, alike, context)).abs().amax((0, 1))
+    assert change[-1] > 10 * change[:32].max()
 
 
 # Broken modalities: the method, what stands in its place (given the right one), and what the kit says
@@ -672,12 +690,31 @@ def test_experiment_that_needs_files(plugin):
     assert said.startswith("brine/folder: configuration: expected: data.root=DIR for an experiment without data")
 
 
+@pytest.mark.slow
+def test_each_kind_of_file_is_left_for_an_experiment_that_needs_files(plugin):
+    """The first experiment writes other files than those that the last one reads."""
+    package = plugin()
+    (package / "rows.py").write_text(
+        "from mmdiff_brine.modality import Brine\n\nclass Rows(Brine):\n    suffix, suffixes = '.row', ('.row',)\n"
+    )
+    conf = package / "conf"
+    series = (conf / "modality/brine/series.yaml").read_text()
+    (conf / "modality/brine/rows.yaml").write_text(series.replace("modality.Brine", "rows.Rows"))
+    waves = (conf / "experiment/brine/waves.yaml").read_text()
+    (conf / "experiment/brine/another.yaml").write_text(waves.replace("brine/series", "brine/rows"))
+    found = list(results("brine", ["network.width=8", "network.depth=1"], 1.0))
+    assert [result.failure for result in found] == [None] * 23
+    assert found[2].check.startswith("brine/another")
+    assert found[-1].check == "brine/folder: samples"
+
+
 def test_any_error_is_a_failure_with_its_place(plugin):
     plugin({"mmdiff_brine/data.py": ("phase = (1", "phase = nosuch + (1")})
     said = failure("brine")
     assert "brine/waves: dataset: expected: no error; seen: " in said
     assert "NameError: name 'nosuch' is not defined" in said
     assert "data.py" in said
+    assert said.endswith("documented in mmdiff.testing.check_plugin and docs/rules.md#check_plugin")
 
 
 def test_solver_of_a_plugin(plugin):

@@ -1,13 +1,13 @@
 """What the author of a plugin runs to know that it is right; ``mmdiff check NAME`` is the same as a command.
 
-def test_my_plugin():
-    check_plugin("eeg")
+    def test_my_plugin():
+        check_plugin("eeg")
 
-def test_my_modality(tmp_path):
-    check_modality(MyModality(), media=[...], folder=tmp_path)
+    def test_my_modality(tmp_path):
+        check_modality(MyModality(), media=[...], folder=tmp_path)
 
-Every check returns what it measured by name, and raises AssertionError with what was expected, what was seen and the
-docstring that holds the rule.
+Every check returns what it measured by name, and raises AssertionError with what was expected, what was seen and where
+the rule is documented: a docstring, and a section of docs/rules.md.
 """
 
 from mmdiff.testing.data import check_conditioner, check_dataset

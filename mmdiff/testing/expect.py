@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+PAGE = "docs/rules.md"
+
 
 def expect(holds: bool, expected: str, seen: object, see: str) -> None:
     """Check one rule.
@@ -14,7 +16,7 @@ def expect(holds: bool, expected: str, seen: object, see: str) -> None:
         holds: whether it is kept.
         expected: what the rule says.
         seen: what was found instead.
-        see: the module, class or method whose docstring holds the rule.
+        see: the module, class, method or function whose docstring holds the rule.
 
     Raises:
         AssertionError: if it is not kept, saying all of it.
@@ -25,7 +27,12 @@ def expect(holds: bool, expected: str, seen: object, see: str) -> None:
 
 def fail(expected: str, seen: object, see: str) -> NoReturn:
     """Say that a rule is not kept."""
-    raise AssertionError(f"expected: {expected}; seen: {seen}; documented in {see}")
+    raise AssertionError(message(expected, seen, see))
+
+
+def message(expected: str, seen: object, see: str) -> str:
+    """What is said of a rule that is not kept: its last part is the docstring and the section of ``PAGE``."""
+    return f"expected: {expected}; seen: {seen}; documented in {see} and {PAGE}#{see.rpartition('.')[2].lower()}"
 
 
 def pickled(thing: Any, what: str, see: str) -> Any:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmdiff import plugins
 from mmdiff.testing.data import check_conditioner, check_dataset
-from mmdiff.testing.expect import expect, fail, in_one_line
+from mmdiff.testing.expect import expect, fail, in_one_line, message
 from mmdiff.testing.modality import check_modality
 from mmdiff.testing.network import check_network
 from mmdiff.testing.solver import check_solver
@@ -86,7 +86,7 @@ class Experiment:
     Args:
         name: of the experiment.
         overrides: of its configuration.
-        folder: for files; ``folder/files`` holds examples of the first experiment that came this far.
+        folder: for files; ``folder/files`` holds examples of the first one that came this far with each suffix.
         factor: by which the loss must fall (see `check_plugin`).
     """
 
@@ -146,7 +146,7 @@ class Experiment:
         if len(full) < 2:  # decoded media have full size
             full = [modality.decode(modality.encode(media)) for media in some]
         short = next((media for media in some if modality.mask(media) is not None), None)
-        if not self.files.is_dir():
+        if not any(self.files.rglob(f"*{modality.suffix}")):
             for i, media in enumerate(islice(some, 8)):
                 path = self.files / ("one", "two")[i % 2] / f"{i}{modality.suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +289,7 @@ def _run(name: str, check: Callable[[], dict[str, float]]) -> Result:
     except AssertionError as error:
         return Result(name, {}, str(error))
     except Exception as error:
-        return Result(name, {}, f"expected: no error; seen: {in_one_line(error)}")
+        return Result(name, {}, message("no error", in_one_line(error), "mmdiff.testing.check_plugin"))
     finally:
         logging.disable(level)
         torch.set_rng_state(state)

@@ -31,10 +31,11 @@ class Network(nn.Module):
         self.out = zero(nn.Conv1d(width, channels, 3, padding=1))
 
     def forward(self, x: Tensor, noise: Tensor, context: Context) -> Tensor:
-        """``x`` is (b, channels, length), ``noise`` is (b,); the result is like ``x``."""
-        told = self.level(self.fourier(noise))
+        """``x`` is (b, channels, length), ``noise`` (b,) or (b, 1, length); the result is like ``x``."""
+        parts = noise[:, None] if noise.ndim == 1 else noise[:, 0]  # given numbers have another level
+        told = self.level(self.fourier(parts))
         if context.vector is not None:  # a model without conditions has none
-            told = told + self.context(context.vector)
+            told = told + self.context(context.vector)[:, None]
         h = self.into(x)
         for block in self.blocks:
             h = block(h, told)
@@ -52,6 +53,6 @@ class Block(nn.Module):
         self.second = nn.Conv1d(width, width, 1)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.told(F.silu(told))[..., None].chunk(2, 1)
+        scale, shift = self.told(F.silu(told)).mT.chunk(2, 1)
         h = self.first(F.silu(self.norm(x) * (1 + scale) + shift))
         return (x + self.second(F.silu(h))) / 2**0.5
