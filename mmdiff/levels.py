@@ -88,12 +88,9 @@ def rising_levels(
 ) -> Float[Tensor, "{count} {parts}"]:
     """Levels with a quantile that rises along the parts, by a random rate, and crosses a uniform one at a random part.
 
-    The k-th part is that one with a probability that falls as 1/k: what comes first has nothing to follow and takes
-    longest to learn.
-
     Below the schedule's range a part is given, at level 0; at its upper end it has the highest level.
     """
     u, rate = torch.rand(count, 1, dtype=torch.float64), torch.empty(count, 1, dtype=torch.float64).uniform_(*rates)
-    turn = torch.multinomial(1 / torch.arange(1.0, parts + 1), count, replacement=True)[:, None]
+    turn = torch.randint(parts, (count, 1))
     quantile = u + rate * (torch.arange(parts) - turn)
     return schedule.quantile(quantile.clamp(0, 1)).where(quantile > 0, 0.0)

@@ -39,7 +39,7 @@ DIRECTIONS = ("right", "up-right", "up", "up-left", "left", "down-left", "down",
 SPEEDS = {"slow": (0.40, 0.50), "fast": (0.75, 0.95)}
 """Range of the path length of a whole film, in sides of the picture."""
 
-JITTER = 3.0
+JITTER = 7.0
 """Degrees by which a movement may deviate from its name."""
 
 RADIUS = (0.20, 0.23)

@@ -149,7 +149,7 @@ def test_scenes_keep_what_their_names_promise(frames, resolution):
         steps = np.diff(path, axis=0)
         np.testing.assert_allclose(steps[:2], [drawn.velocity] * 2, atol=1e-9)
         angle = math.degrees(math.atan2(-steps[0, 1], steps[0, 0]))
-        assert abs((angle - 45 * DIRECTIONS.index(drawn.direction) + 180) % 360 - 180) <= 3
+        assert abs((angle - 45 * DIRECTIONS.index(drawn.direction) + 180) % 360 - 180) <= 7
         length = np.linalg.norm(drawn.velocity) * (frames - 1) / resolution
         assert (0.4 <= length <= 0.5) if drawn.speed == "slow" else (0.75 <= length <= 0.95)
         low, high = bounds(drawn.kind, drawn.radius, resolution)
