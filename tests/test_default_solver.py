@@ -55,8 +55,8 @@ def test_it_is_angular(default):
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_the_default_is_ahead_of_the_others(default, path):
     solver, schedule = default
-    mixture = Correlated(64, seed=2024)
-    eps = torch.randn(16, 64, generator=torch.Generator().manual_seed(2024), dtype=torch.float64)
+    mixture = Correlated(64, seed=7011)
+    eps = torch.randn(16, 64, generator=torch.Generator().manual_seed(7011), dtype=torch.float64)
     low, high = path.sigma_min, path.sigma_max
     x = (1 + high**2) ** 0.5 * eps
     exact = mixture.flow(x, high)
