@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider
 
+PLUGINS := tests/modalities $(patsubst %,tests/test_%.py,boundaries check configs examples new)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-core test-plugins test-fast lint format docs wheel bench bench-solvers bench-video bench-pointcloud
 
@@ -24,10 +26,10 @@ test: $(READY) ## every test, those of the core beside those of the plugins
 	$(MAKE) --jobs 2 test-core test-plugins
 
 test-core: $(READY)
-	$(PYTEST) --ignore tests/modalities --ignore tests/test_configs.py
+	$(PYTEST) $(PLUGINS:%=--ignore %)
 
 test-plugins: $(READY)
-	$(PYTEST) tests/modalities tests/test_configs.py
+	$(PYTEST) $(PLUGINS)
 
 test-fast: $(READY) ## the tests that take seconds
 	$(BIN)/python -m pytest -m 'not slow'

@@ -1,4 +1,4 @@
-"""`mmdiff new`: what it writes installs, passes the checks and trains; what it refuses."""
+"""`mmdiff new`: what it writes and what it refuses. That it installs, passes and trains: `tests/tutorial.py`."""
 
 import subprocess
 import sys
@@ -63,30 +63,3 @@ def test_torch_is_not_needed(environment, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert not {"torch", "lightning", "numpy"} & set(done.stdout.split())
-
-
-@pytest.mark.slow
-def test_it_installs_passes_and_trains(process, environment, tmp_path):
-    """By pip, into a folder of its own; its test, the checks and a short training run outside the repository."""
-    assert process("new", "tides", folder=tmp_path).status == 0
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", "site"]
-    subprocess.run([*pip, "./mmdiff-tides"], cwd=tmp_path, env=environment, check=True)
-    there = {"PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "mmdiff-tides"],
-        cwd=tmp_path,
-        env=environment | there,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    ran = process("check", "tides", folder=tmp_path, **there)
-    assert (ran.status, ran.err) == (0, "")
-    assert ran.out.endswith("all 16 checks passed\n")
-    short = ["trainer.max_steps=30", "trainer.val_check_interval=30", "hydra.run.dir=run"]
-    ran = process("train", "experiment=tides/waves", *short, folder=tmp_path, **there)
-    assert ran.status == 0, ran.err
-    asked = ["checkpoint=run/checkpoints/last.ckpt", "count=2", "cond={kind: square}"]
-    ran = process("sample", *asked, folder=tmp_path, **there)
-    assert ran.status == 0, ran.err
-    assert sorted(path.name for path in (tmp_path / "samples").glob("*.txt")) == ["00000.txt", "00001.txt"]
