@@ -30,10 +30,10 @@ def multistep(
     history: list[Tensor] = []
     for (i, sigma, target), c in zip(walk, plan(sigmas, x, method), strict=True):
         x0 = denoise(x, sigma)
-        older = [choose(c.waited, *pair) for pair in zip([*history[1:], *history[-1:]], history, strict=True)]
-        value = x0 if c.estimate is None else add(x, c.estimate, x0)
-        history = [value, *older][: method.order + 1]
-        ahead = combine([c.keep, *c.weights], [x, *history])
+        if c.waited is not False:
+            history = [choose(c.waited, *pair) for pair in zip([*history[1:], *history[-1:]], history, strict=True)]
+        history = [x0 if c.estimate is None else add(x, c.estimate, x0), *history[: method.order]]
+        ahead = combine(c.keep, x, c.weights, history)
         if kept and units:
             ahead = ahead + target * (1 - kept[i] ** 2).sqrt() * units[i]
         x = choose(c.waits, x, ahead)
@@ -206,11 +206,11 @@ def choose(condition: bool | Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition, yes, no) if isinstance(condition, Tensor) else yes if condition else no
 
 
-def combine(multipliers: Sequence[Multiplier], tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of as many products as there are tensors."""
-    total = multipliers[0] * tensors[0]
-    for a, b in zip(multipliers[1:], tensors[1:], strict=False):
-        total = total.addcmul_(a, b) if isinstance(a, Tensor) else total.add_(b, alpha=a)
+def combine(keep: Multiplier, x: Tensor, weights: Sequence[Multiplier], values: Sequence[Tensor]) -> Tensor:
+    """keep x + the sum of as many products as there are values."""
+    total = x * keep
+    for weight, value in zip(weights, values, strict=False):
+        total = total.addcmul_(weight, value) if isinstance(weight, Tensor) else total.add_(value, alpha=weight)
     return total
 
 

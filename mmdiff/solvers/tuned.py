@@ -87,13 +87,13 @@ def _walk(denoise: Denoise, x: Tensor, c: Coefficients, moving: Tensor | None) -
 
 def velocity(x: Tensor, x0: Tensor, angle: Tensor) -> Tensor:
     """dy / dangle = cos eps - sin x0 of y = x cos(angle): v of Salimans & Ho 2022."""
-    return combine([(angle.cos() / angle.tan()).item(), (-1 / angle.sin()).item()], [x, x0])
+    return combine((angle.cos() / angle.tan()).item(), x, [(-1 / angle.sin()).item()], [x0])
 
 
 def state(c: Coefficients, i: int, start: Tensor, velocities: Sequence[Tensor]) -> Tensor:
     """x at the i-th level."""
     row: list[Multiplier] = (c.weights[i, : i + 1] / c.angles[i].cos()).tolist()
-    return combine(row, [start, *velocities[:i]])
+    return combine(row[0], start, row[1:], velocities[:i])
 
 
 def read(file: str | Path) -> Coefficients:
