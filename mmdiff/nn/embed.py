@@ -26,3 +26,17 @@ class FourierFeatures(nn.Module):
     def forward(self, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s f"]:
         """Features of each element of ``x``, in a new last dimension."""
         return math.sqrt(2) * torch.cos(x[..., None] * self.frequencies + self.phases)
+
+
+class PlaceEmbedding(nn.Module):
+    """Features of the places along one dimension, fine enough to tell neighbors apart."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.fourier = FourierFeatures(features, bandwidth=1 / 8)
+        self.linear = nn.Linear(features, features)
+
+    def forward(self, length: int) -> Float[Tensor, "{length} f"]:
+        """One row for each of ``length`` places."""
+        weight = self.linear.weight
+        return self.linear(self.fourier(torch.arange(length, device=weight.device, dtype=weight.dtype)))

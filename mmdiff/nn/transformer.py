@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdiff.nn.attention import attend, heads
 from mmdiff.nn.blocks import zero
-from mmdiff.nn.embed import FourierFeatures
+from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
 
 
@@ -30,6 +30,7 @@ class Transformer(nn.Module):
         patch: side of a patch along every dimension of size.
         attention: dimensions of size, counted from 0, along which each block attends; blocks take the entries in turn.
             ``[[0, 1, 2]]`` is full attention, ``[[1, 2], [0]]`` alternates (factorized attention).
+        absolute: dimensions of size along which places differ in meaning; elsewhere only distances are told.
         head: least channels per head.
         recompute: forget activations inside blocks and compute them again for the gradient.
     """
@@ -43,6 +44,7 @@ class Transformer(nn.Module):
         depth: int = 12,
         patch: Sequence[int] = (2, 2),
         attention: Sequence[Sequence[int]] = ((0, 1),),
+        absolute: Sequence[int] = (),
         head: int = 64,
         recompute: bool = False,
     ):
@@ -60,6 +62,7 @@ class Transformer(nn.Module):
         self.noise = nn.Linear(width, width)
         self.context = nn.Linear(features, width)
         self.stem = nn.Linear(inputs, width)
+        self.places = nn.ModuleDict({str(axis): PlaceEmbedding(width) for axis in absolute})
         self.blocks = nn.ModuleList(_Block(width, head, list(axes)) for axes in islice(cycle(attention), depth))
         self.modulation = zero(nn.Linear(width, 2 * width))
         self.head = zero(nn.Linear(width, inputs))
@@ -72,6 +75,9 @@ class Transformer(nn.Module):
         emb = self.embed(noise, context, grid)
         sides = {f"p{i}": side for i, side in enumerate(self.patch)}
         h = self.stem(rearrange(x, f"{self.states} -> {self.tokens}", **sides))
+        for axis, place in self.places.items():
+            length = grid[int(axis)]
+            h = h + place(length).reshape(*[length if str(i) == axis else 1 for i in range(len(grid))], -1)
         for block in self.blocks:
             keeps = self.recompute and torch.is_grad_enabled()
             h = checkpoint(block, h, emb, use_reentrant=False) if keeps else block(h, emb)

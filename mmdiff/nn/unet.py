@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdiff.nn.attention import SelfAttention
 from mmdiff.nn.blocks import Downsample, ResBlock, Upsample, conv, depth_to_space, norm, space_to_depth, zero
-from mmdiff.nn.embed import FourierFeatures
+from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
 
 POOL: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -67,7 +67,7 @@ class UNet(nn.Module):
         self.fourier = FourierFeatures(embedding)
         self.noise = conv(dims, embedding, embedding, kernel=1)
         self.context = nn.Linear(features, embedding)
-        self.places = nn.ModuleDict({str(axis): _Place(axis, size, embedding) for axis in absolute})
+        self.places = nn.ModuleDict({str(axis): PlaceEmbedding(embedding) for axis in absolute})
         self.mix = conv(dims, embedding, embedding, kernel=1)
 
         widths = [width * m for m in multipliers]
@@ -147,27 +147,11 @@ class UNet(nn.Module):
         vector = self.context(emb.new_zeros(1, self.context.in_features) if context.vector is None else context.vector)
         emb = emb + vector.reshape(*vector.shape, *[1] * self.dims)
         for axis, place in self.places.items():
-            emb = emb + place(size[int(axis)])
+            length = size[int(axis)]
+            emb = emb + place(length).T.reshape(1, -1, *[length if str(i) == axis else 1 for i in range(self.dims)])
         emb = self.mix(F.silu(emb))
         pool = POOL[self.dims]
         return [pool(emb, [max(n // (self.patch << level), 1) for n in emb.shape[2:]]) for level in range(self.levels)]
-
-
-class _Place(nn.Module):
-    """Features of the place along one dimension, fine enough to tell neighbors apart."""
-
-    def __init__(self, axis: int, size: Sequence[int], features: int):
-        super().__init__()
-        self.axis = axis
-        self.dims = len(size)
-        self.fourier = FourierFeatures(features, bandwidth=1 / 8)
-        self.linear = nn.Linear(features, features)
-
-    def forward(self, length: int) -> Float[Tensor, "1 f *places"]:
-        weight = self.linear.weight
-        places = torch.arange(length, device=weight.device, dtype=weight.dtype)
-        features = self.linear(self.fourier(places)).T
-        return features.reshape(1, -1, *[length if axis == self.axis else 1 for axis in range(self.dims)])
 
 
 class _Stage(nn.Module):

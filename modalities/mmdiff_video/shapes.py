@@ -36,7 +36,7 @@ COLORS = {
 DIRECTIONS = ("right", "up-right", "up", "up-left", "left", "down-left", "down", "down-right")
 """In steps of 45 degrees; up is towards the top of the picture."""
 
-SPEEDS = {"slow": (0.40, 0.50), "fast": (0.75, 0.95)}
+SPEEDS = {"slow": (0.48, 0.56), "fast": (0.75, 0.85)}
 """Range of the path length of a whole film, in sides of the picture."""
 
 JITTER = 7.0

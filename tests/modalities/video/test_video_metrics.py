@@ -5,16 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmdiff_video.metrics import (
-    ShapeAccuracy,
-    bouncing_path,
-    centroids,
-    find_object,
-    flicker,
-    harmonic_moments,
-    motion_statistics,
-    untrained_conv3d,
-)
+from mmdiff_video.judge import KINDS, ShapeAccuracy, bouncing_path, centroids, find_object, name_kinds, silhouettes
+from mmdiff_video.metrics import flicker, motion_statistics, untrained_conv3d
 from mmdiff_video.shapes import Shapes
 from torch.nn import functional as F
 
@@ -105,8 +97,8 @@ def regular(sides: int, area: float, center: tuple[float, float], turn: float = 
 
 
 def film(path: list[tuple[float, float]], sides: int = 24, color: tuple[int, ...] = (240, 30, 30)) -> torch.Tensor:
-    """A polygon of 60 pixels at each place of a path, on dark gray."""
-    cover = torch.stack([polygon(regular(sides, 60.0, place, -math.pi / 2)) for place in path])
+    """A polygon of 60 pixels, standing on a side, at each place of a path, on dark gray."""
+    cover = torch.stack([polygon(regular(sides, 60.0, place, math.pi / 2 + math.pi / sides)) for place in path])
     levels = 20 + cover * (torch.tensor(color)[:, None, None, None] - 20)
     return to_bytes(levels)[None]
 
@@ -114,17 +106,24 @@ def film(path: list[tuple[float, float]], sides: int = 24, color: tuple[int, ...
 RIGHT = [(8.0 + 2 * k, 15.5) for k in range(8)]
 
 
-@pytest.mark.parametrize("turn", [0.0, 0.3])
-@pytest.mark.parametrize(("sides", "moments"), [(24, (0, 0)), (4, (0, 1 / 60)), (3, (0.0675, 0)), (5, (0, 0))])
-def test_harmonic_moments_of_polygons_in_any_position(sides, moments, turn):
-    """For a square of side 1, Re z^4 = x^4 - 6 x^2 y^2 + y^4 integrates to 2 / 80 - 6 / 144 = -1 / 60."""
+@pytest.mark.parametrize(("kind", "sides", "turn"), [(0, 64, 0.0), (1, 4, math.pi / 4), (2, 3, -math.pi / 2)])
+def test_silhouettes_cover_what_polygons_made_here_do(kind, sides, turn):
     for center in ((14.0, 16.0), (15.3, 15.9)):
-        cover = polygon(regular(sides, 60.0, center, turn))[None, None]
-        got = harmonic_moments(cover, centroids(cover))
-        assert got[0].tolist() == pytest.approx(moments, abs=0.0015)
-        row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-        soft = F.conv2d(cover, row.outer(row)[None, None], padding=2)
-        assert harmonic_moments(soft, centroids(soft))[0].tolist() == pytest.approx(got[0].tolist(), abs=0.0005)
+        cover = polygon(regular(sides, 60.0, center, turn))
+        silhouette = silhouettes(torch.tensor([[center]]), torch.tensor([[60.0]]), *cover.shape, fine=8)
+        assert silhouette.sum((1, 2, 3, 4)).tolist() == pytest.approx([60.0] * 3, rel=0.01)
+        assert (silhouette[kind, 0, 0] - cover).abs().mean() < 0.002
+
+
+def test_what_is_no_shape_has_no_kind():
+    """A bar three times as long as wide, and noise."""
+    bar = torch.tensor([[8.0, 12.0], [22.0, 12.0], [22.0, 16.7], [8.0, 16.7]])
+    noise = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for cover in (polygon(bar)[None, None], noise * (noise > 0.9)):
+        assert name_kinds(cover, centroids(cover)) == [None]
+    for kind, sides, turn in ((0, 24, 0.0), (1, 4, math.pi / 4), (2, 3, -math.pi / 2)):
+        cover = polygon(regular(sides, 60.0, (15.0, 16.0), turn))[None, None]
+        assert name_kinds(cover, centroids(cover)) == [KINDS[kind]]
 
 
 def test_centers_and_coverage_of_films_made_here():
@@ -175,7 +174,9 @@ def test_two_places_are_no_path():
     assert bouncing_path(center).residual.isnan().all()
 
 
-@pytest.mark.parametrize(("frames", "resolution", "noise"), [(6, 16, 0), (6, 16, 10), (8, 32, 0), (8, 32, 20)])
+@pytest.mark.parametrize(
+    ("frames", "resolution", "noise"), [(6, 16, 0), (6, 16, 10), (6, 16, 30), (8, 32, 0), (8, 32, 20)]
+)
 def test_real_films_are_right(frames, resolution, noise):
     media, cond = collate(256, seed=2, frames=frames, resolution=resolution)
     shares = score(noisy(blurred(media), noise) if noise else media, cond)
@@ -218,7 +219,7 @@ def test_reversed_real_films_that_meet_no_wall(clean):
     center = centroids(find_object(clean[0][straight]).coverage)
     steps = center.diff(dim=1)
     straight = [i for i, s in zip(straight, (steps - steps[:, :1]).abs().amax((1, 2)) < 0.3, strict=True) if s]
-    assert len(straight) > 30
+    assert len(straight) > 10
     cond = {name: [values[i] for i in straight] for name, values in clean[1].items()}
     shares = score(clean[0][straight].flip(2), cond)
     assert shares["direction"] == 0
@@ -248,15 +249,17 @@ def test_two_films_in_one(few):
 def test_recolored_films_fail_the_color_alone(few):
     shares = score(few[0].roll(1, 1), few[1])
     assert shares["color"] == shares["kind_and_color"] == 0
-    assert shares["kind"] == shares["direction"] == shares["speed"] == 1
+    assert shares["kind"] == 1
+    assert min(shares["direction"], shares["speed"]) >= 0.98
 
 
 def test_mirrored_films_fail_the_direction(few):
     media, cond = few
     mirrored = score(media.flip(4), cond)
     upright = np.mean([name in ("up", "down") for name in cond["direction"]])
-    assert mirrored["direction"] == pytest.approx(upright)
-    assert mirrored["kind"] == mirrored["speed"] == 1
+    assert mirrored["direction"] == pytest.approx(upright, abs=0.02)
+    assert mirrored["kind"] == 1
+    assert mirrored["speed"] >= 0.98
 
 
 @pytest.mark.parametrize(("sides", "kind"), [(3, "triangle"), (4, "square"), (24, "circle")])

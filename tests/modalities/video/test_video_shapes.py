@@ -151,7 +151,7 @@ def test_scenes_keep_what_their_names_promise(frames, resolution):
         angle = math.degrees(math.atan2(-steps[0, 1], steps[0, 0]))
         assert abs((angle - 45 * DIRECTIONS.index(drawn.direction) + 180) % 360 - 180) <= 7
         length = np.linalg.norm(drawn.velocity) * (frames - 1) / resolution
-        assert (0.4 <= length <= 0.5) if drawn.speed == "slow" else (0.75 <= length <= 0.95)
+        assert (0.48 <= length <= 0.56) if drawn.speed == "slow" else (0.75 <= length <= 0.85)
         low, high = bounds(drawn.kind, drawn.radius, resolution)
         assert ((path >= low - 1e-9) & (path <= high + 1e-9)).all()
         turns = (np.diff(np.sign(np.round(steps, 9)), axis=0) != 0).any()
