@@ -110,11 +110,16 @@ class Conditioner(nn.Module):
     Args:
         features: size of the context's vector, for the network to know.
         embedders: one per condition, by the name the condition has in a batch; none for an unconditional model.
+        drop: probability of dropping all conditions of an example while training, beside those that its embedders
+            drop one by one. Guidance compares with what is learned then, and samples of which nothing is asked are it.
     """
 
-    def __init__(self, features: int, embedders: Mapping[str, Embedder] | None = None):
+    def __init__(self, features: int, embedders: Mapping[str, Embedder] | None = None, drop: float = 0.1):
         super().__init__()
+        if not 0 <= drop <= 1:
+            raise ValueError(f"conditioner.drop must lie in [0, 1], got {drop:g}.")
         self.features = features
+        self.drop = drop
         self.embedders = nn.ModuleDict(embedders or {})
 
     def forward(self, cond: Mapping[str, Sequence[Any]], count: int) -> Context:
@@ -127,13 +132,15 @@ class Conditioner(nn.Module):
         if surplus:
             allowed = ", ".join(self.embedders) or "none: the model is unconditional"
             raise ValueError(f"cond.{min(surplus)} is not a condition of this model; its conditions are {allowed}.")
+        silent = torch.rand(count) < self.drop if self.training else torch.zeros(count, dtype=torch.bool)
         contexts = []
         for name, embedder in self.embedders.items():
             values = list(cond.get(name, [None] * count))
             if len(values) != count:
                 raise ValueError(f"cond.{name} has {len(values)} values for {count} examples.")
-            if self.training and embedder.drop:
-                values = [None if u < embedder.drop else v for u, v in zip(torch.rand(count), values, strict=True)]
+            if self.training:
+                dropped = silent | (torch.rand(count) < embedder.drop)
+                values = [None if d else v for d, v in zip(dropped.tolist(), values, strict=True)]
             try:
                 contexts.append(embedder(values))
             except ValueError as error:

@@ -88,21 +88,28 @@ def test_unknown_dropped_and_left_out_are_the_same(training):
 def test_nothing_is_dropped_outside_training_or_at_rate_zero():
     cond = {"kind": ["saw"] * 50, "pitch": [60] * 50}
     certain, never = build(drop=1.0), build(drop=0.0).train()
+    never.drop = 0.0
     for conditioner in (certain, never):
         assert not (conditioner(cond, 50).vector == conditioner.null(50).vector).all(1).any()
 
 
-def test_dropout_rates_are_those_asked_for_and_independent():
+@pytest.mark.parametrize("silent", [0.0, 0.2])
+def test_dropout_rates_are_those_asked_for_and_independent(silent):
     torch.manual_seed(0)
     n, rates = 5000, {"a": 0.1, "b": 0.5}
-    conditioner = Conditioner(2, {name: Recorder(rate) for name, rate in rates.items()}).train()
+    conditioner = Conditioner(2, {name: Recorder(rate) for name, rate in rates.items()}, drop=silent).train()
     conditioner({name: list(range(n)) for name in rates}, n)
     dropped = {name: [v is None for v in conditioner.embedders[name].seen] for name in rates}
     for name, rate in rates.items():
-        assert binomtest(sum(dropped[name]), n, rate).pvalue > 1e-3
+        assert binomtest(sum(dropped[name]), n, silent + (1 - silent) * rate).pvalue > 1e-3
         assert all(v in (None, i) for i, v in enumerate(conditioner.embedders[name].seen))
     both = sum(a and b for a, b in zip(dropped["a"], dropped["b"], strict=True))
-    assert binomtest(both, n, rates["a"] * rates["b"]).pvalue > 1e-3
+    assert binomtest(both, n, silent + (1 - silent) * rates["a"] * rates["b"]).pvalue > 1e-3
+
+
+def test_a_share_of_examples_of_which_nothing_is_said_is_a_probability():
+    with pytest.raises(ValueError, match=r"conditioner\.drop must lie in"):
+        Conditioner(4, drop=1.5)
 
 
 @pytest.mark.parametrize("drop", [-0.1, 1.5, math.nan])
