@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmdiff.errors import DataError, check_at_least
 from mmdiff.modality import Modality
+from mmdiff.streams import Order, seeded
 from mmdiff.types import Batch, Example, MediaSet
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -66,9 +67,11 @@ class Folder(Dataset):
         for i in chain(range(index, len(self)), range(index)):
             if self.bad[i]:
                 continue
+            state = torch.get_rng_state()
             try:
                 return self.modality.read(self.files[i], torch.default_generator), self.conditions[i]
             except DataError as error:
+                torch.set_rng_state(state)  # the next file is cropped the same whether or not this one is known to be bad
                 self.bad[i] = True
                 warnings.warn(f"skipped {error}", stacklevel=2)
         raise DataError(self.root, f"none of its {len(self)} files can be read")
@@ -125,6 +128,8 @@ def _is_number(text: str) -> bool:
 class Encoded(Dataset):
     """Examples in model space, encoded from a data set of media.
 
+    A key is an index and the seed of the random choices made for the example; an index alone is a seed as well.
+
     Args:
         media: the data set of (media, cond).
         modality: encodes them.
@@ -139,11 +144,13 @@ class Encoded(Dataset):
     def __len__(self) -> int:
         return len(self.media)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, key: int | tuple[int, int]) -> Example:
+        index, seed = key if isinstance(key, tuple) else (key, key)
         if self.cache is not None and index in self.cache:
             return self.cache[index]
-        media, cond = self.media[index]
-        example = Example(self.modality.encode(media), cond, self.modality.mask(media))
+        with seeded(seed):
+            media, cond = self.media[index]
+            example = Example(self.modality.encode(media), cond, self.modality.mask(media))
         if example.x.shape != self.modality.shape:
             raise ValueError(
                 f"example {index} has shape {tuple(example.x.shape)} in model space, "
@@ -201,17 +208,32 @@ class DataModule(L.LightningDataModule):
         self.held_out: MediaSet = Subset(dataset, order[:held])  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches; the last, smaller one is left out unless it is the only one."""
-        return self._loader(self.train, shuffle=True, drop_last=len(self.train) >= self.batch_size)
+        """Shuffled batches, as many as a pass over the data has for all processes; the next pass uses what is left.
+
+        They begin where the trained module is in its run (see `mmdiff.streams`).
+        """
+        trainer = self.trainer
+        module: Any = trainer.lightning_module if trainer else None
+        world, accumulated = (trainer.world_size, trainer.accumulate_grad_batches) if trainer else (1, 1)
+        batch_size = min(self.batch_size, len(self.train))
+        order = Order(
+            len(self.train),
+            batch_size,
+            max(len(self.train) // (batch_size * world * accumulated), 1) * accumulated,
+            seed=module.seed if module else torch.initial_seed(),
+            seen=lambda: module.seen if module else 0,
+            rank=trainer.global_rank if trainer else 0,
+            world=world,
+        )
+        return self._loader(self.train, batch_size=batch_size, sampler=order)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the held-out examples, in order."""
-        return self._loader(self.held_out)
+        return self._loader(self.held_out, batch_size=self.batch_size)
 
     def _loader(self, media: MediaSet, **options: Any) -> DataLoader:
         return DataLoader(
             Encoded(media, self.modality, self.cache),
-            batch_size=self.batch_size,
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

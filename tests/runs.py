@@ -1,0 +1,126 @@
+"""A run small enough to be cut and repeated, with randomness in every place that may have some."""
+
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from conftest import Numbers
+from torch import nn
+
+from mmdiff.callbacks import EMA
+from mmdiff.conditioning import ClassEmbedder, Conditioner
+from mmdiff.data import DataModule
+from mmdiff.denoiser import Denoiser
+from mmdiff.lr import warmup_cosine
+from mmdiff.module import DiffusionModule
+from mmdiff.scaling import EDM
+from mmdiff.schedules import LogNormal
+
+
+class Cropped:
+    """Numbers of 40 examples that are shifted at random whenever they are read, and listed then."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return index + torch.rand(1, 4), {"label": "ab"[index % 2], "id": index}
+
+
+class Perceptron(nn.Module):
+    """Two layers with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4 + 1 + 8, 16), nn.SiLU(), nn.Dropout(0.2), nn.Linear(16, 4))
+
+    def forward(self, x, noise, context):
+        return self.layers(torch.cat([x[:, 0], noise[:, None], context.vector], 1))[:, None]
+
+
+class Seen(L.Callback):
+    """Lists the batches of a process: (place of the step, indices, values), and the losses."""
+
+    def __init__(self):
+        self.batches, self.losses = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.batches.append((trainer.global_step, batch.cond["id"], batch.x.flatten().tolist()))
+        self.losses.append(outputs["loss"].item())
+
+
+def make_module() -> DiffusionModule:
+    torch.manual_seed(0)
+    conditioner = Conditioner(8, {"label": ClassEmbedder(8, ["a", "b"], drop=0.3)})
+    return DiffusionModule(
+        Denoiser(Perceptron(), EDM(sigma_data=1.5), conditioner),
+        Numbers(mean=20.0, std=12.0),
+        LogNormal(mean=-0.5, std=1.2),
+        partial(torch.optim.AdamW, lr=1e-2),
+        lr=lambda o: torch.optim.lr_scheduler.LambdaLR(o, partial(warmup_cosine, warmup=3, total=30)),
+    )
+
+
+def fit(
+    folder: Path,
+    steps: int,
+    *callbacks,
+    resume: Path | None = None,
+    workers: int = 0,
+    batch_size: int = 4,
+    accumulate: int = 1,
+    **options,
+) -> dict:
+    """Train for some steps; what a checkpoint then holds, with what was seen."""
+    module = make_module()
+    data = DataModule(Cropped(), module.modality, batch_size=batch_size, held_out=4, num_workers=workers)
+    seen = Seen()
+    settings = {
+        "accelerator": "cpu",
+        "max_steps": steps,
+        "max_epochs": -1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "val_check_interval": 4,
+        "check_val_every_n_epoch": None,
+        "gradient_clip_val": 1.0,
+    }
+    trainer = L.Trainer(
+        **settings | options,
+        accumulate_grad_batches=accumulate,
+        default_root_dir=folder,
+        callbacks=[seen, EMA(), *callbacks],
+    )
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    return torch.load(folder / f"{steps}.ckpt", weights_only=True) | {"batches": seen.batches, "losses": seen.losses}
+
+
+STATE = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "stream")
+
+
+def assert_same(a, b, where="") -> None:
+    """Bitwise, whatever is nested."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    else:
+        assert a == b, where
+
+
+def assert_same_state(a: dict, b: dict) -> None:
+    """Of two checkpoints: all that training goes on from."""
+    for name in STATE:
+        assert_same(a[name], b[name], name)
