@@ -1,5 +1,6 @@
 """What happens around training steps: averaged weights, previews, the configuration in the checkpoint, progress."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from mmdiff.module import DiffusionModule
 from mmdiff.pictures import describe, save_grid
 from mmdiff.sampling import Sampler
+from mmdiff.types import Batch
 
 
 class EMA(WeightAveraging):
@@ -84,6 +86,77 @@ class Preview(Callback):
         pictures = [modality.preview(item) for item in media]
         labels = [describe({name: c.get(name) for name in names}) for c in conds]
         save_grid(pictures, labels, folder.with_suffix(".png"))
+
+
+class Finite(Callback):
+    """Ends a run whose loss is no number any more, before what it made of the weights is saved.
+
+    Losses are looked at when they are logged and before a checkpoint, since reading them waits for the device.
+
+    Args:
+        folder: gets ``nonfinite.json``, which names the examples of the first such batch.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.losses: list[tuple[int, int, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, index: int
+    ) -> None:
+        """Look at the losses since the last time, every ``trainer.log_every_n_steps`` batches."""
+        assert isinstance(module, DiffusionModule)
+        self.losses.append((module.place, len(batch.x), outputs["loss"].detach()))
+        if (index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.check(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the losses before they are in a file."""
+        self.check(trainer)
+
+    def check(self, trainer: L.Trainer) -> None:
+        """End the run on all processes if a loss is not finite.
+
+        Raises:
+            ValueError: naming the file that names the examples.
+        """
+        losses, self.losses = self.losses, []
+        finite = torch.stack([loss for *_, loss in losses]).isfinite().tolist() if losses else []
+        if not trainer.strategy.reduce_boolean_decision(not all(finite), all=False):
+            return
+        path = self.folder / ("nonfinite.json" if trainer.global_rank == 0 else f"nonfinite_{trainer.global_rank}.json")
+        if not all(finite):
+            place, count, loss = losses[finite.index(False)]
+            names = trainer.datamodule.names(place, count)  # type: ignore[attr-defined]
+            found = {"loss": str(loss.item()), "first_example_of_run": place, "examples": names}
+            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        raise ValueError(
+            f"the loss is not finite since step {trainer.global_step} or shortly before; {path} names the examples of "
+            "the first such batch. The last checkpoint is from before it; a smaller optimizer.lr may help."
+        )
+
+
+class Speed(Callback):
+    """Logs ``examples_per_second``, of all processes, beside the losses."""
+
+    def __init__(self) -> None:
+        self.since: tuple[float, int] | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, index: int
+    ) -> None:
+        """Count; a validation in between is not counted."""
+        assert isinstance(module, DiffusionModule)
+        now = time.monotonic(), module.seen
+        if self.since is None:
+            self.since = now
+        elif (index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            (start, before), self.since = self.since, now
+            module.log("examples_per_second", (module.seen - before) / (now[0] - start))
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Begin anew."""
+        self.since = None
 
 
 class Progress(ProgressBar):

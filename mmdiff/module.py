@@ -55,6 +55,7 @@ class DiffusionModule(L.LightningModule):
         self.coupling = coupling
         self.seed: int | None = None  # of the run's streams; that of torch when training starts
         self.seen = 0  # examples so far, over all processes: the state of the streams
+        self.place = 0  # of the latest batch of this process
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters and its schedule, stepped per batch."""
@@ -90,10 +91,14 @@ class DiffusionModule(L.LightningModule):
 
     def loss(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
         """Mean loss of a batch at the given noise levels (see `mmdiff.denoiser.expand_sigma`) and noise."""
+        return self.losses(batch, sigma, noise).mean()
+
+    def losses(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
+        """The same for each example."""
         conditioner = self.denoiser.conditioner
         known = {name: values for name, values in batch.cond.items() if name in conditioner.embedders}
         context = conditioner(known, len(batch.x))
-        return self.denoiser.loss(batch.x, sigma, noise, context, mask=batch.mask, weighting=self.weighting).mean()
+        return self.denoiser.loss(batch.x, sigma, noise, context, mask=batch.mask, weighting=self.weighting)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss at noise levels that are stratified over all batches of the step.
@@ -103,7 +108,7 @@ class DiffusionModule(L.LightningModule):
         """
         assert self.seed is not None
         count, schedule = len(batch.x), self.train_schedule
-        place = self.seen + self.global_rank * count
+        place = self.place = self.seen + self.global_rank * count
         self.seen += self.trainer.world_size * count
         torch.manual_seed(derive(self.seed, BATCH, place))
         turns = math.prod(self._turns)
@@ -118,9 +123,16 @@ class DiffusionModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Loss at the same levels and noise in every validation, so that its curve shows the model alone."""
+        """Loss at the same levels and noise in every validation, so that its curve shows the model alone.
+
+        And by noise: ``val/loss_q1`` is that of the lowest quarter of the training levels, ``val/loss_q4`` of the
+        highest.
+        """
         count = len(batch.x)
         sigma = self.train_schedule.quantile((torch.arange(count) + 0.5) / count)
         noise = SeededNoise(range(index * count, (index + 1) * count))(batch.x)
-        loss = self.loss(batch, sigma.to(batch.x), noise)
-        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+        losses = self.losses(batch, sigma.to(batch.x), noise)
+        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=count, sync_dist=True)
+        for quarter, part in enumerate(losses.tensor_split(4), 1):
+            if len(part):
+                self.log(f"val/loss_q{quarter}", part.mean(), batch_size=len(part), sync_dist=True)

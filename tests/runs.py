@@ -1,5 +1,6 @@
 """A run small enough to be cut and repeated, with randomness in every place that may have some."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmdiff.data import DataModule
 from mmdiff.denoiser import Denoiser
 from mmdiff.lr import warmup_cosine
 from mmdiff.module import DiffusionModule
+from mmdiff.saving import AtomicIO
 from mmdiff.scaling import EDM
 from mmdiff.schedules import LogNormal
 
@@ -40,14 +42,30 @@ class Perceptron(nn.Module):
 
 
 class Seen(L.Callback):
-    """Lists the batches of a process: (place of the step, indices, values), and the losses."""
+    """Writes down what a process saw: for each batch the indices, the values and the loss."""
 
-    def __init__(self):
-        self.batches, self.losses = [], []
+    def __init__(self, folder):
+        self.folder, self.batches = folder, []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        self.batches.append((trainer.global_step, batch.cond["id"], batch.x.flatten().tolist()))
-        self.losses.append(outputs["loss"].item())
+        # Lightning divides the loss by the batches that add up.
+        loss = outputs["loss"].item() * trainer.accumulate_grad_batches
+        self.batches.append((batch.cond["id"], batch.x.flatten().tolist(), loss))
+
+    def on_train_end(self, trainer, module):
+        (self.folder / f"seen{trainer.global_rank}.json").write_text(json.dumps(self.batches))
+
+
+class Save(L.Callback):
+    """Keeps a checkpoint of some steps, as they stand when a batch ends."""
+
+    def __init__(self, folder, *steps):
+        self.folder, self.steps = folder, steps
+
+    def on_train_batch_end(self, trainer, *_):
+        path = self.folder / f"{trainer.global_step}.ckpt"
+        if trainer.global_step in self.steps and not trainer.fit_loop._should_accumulate():
+            trainer.save_checkpoint(path)
 
 
 def make_module() -> DiffusionModule:
@@ -65,39 +83,39 @@ def make_module() -> DiffusionModule:
 def fit(
     folder: Path,
     steps: int,
-    *callbacks,
+    *,
+    keep: tuple[int, ...] = (),
     resume: Path | None = None,
     workers: int = 0,
-    batch_size: int = 4,
     accumulate: int = 1,
-    **options,
+    processes: int = 1,
 ) -> dict:
-    """Train for some steps; what a checkpoint then holds, with what was seen."""
+    """Train for some steps; what the last checkpoint then holds, with the batches that each process saw."""
+    folder.mkdir(exist_ok=True)
     module = make_module()
-    data = DataModule(Cropped(), module.modality, batch_size=batch_size, held_out=4, num_workers=workers)
-    seen = Seen()
-    settings = {
-        "accelerator": "cpu",
-        "max_steps": steps,
-        "max_epochs": -1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "val_check_interval": 4,
-        "check_val_every_n_epoch": None,
-        "gradient_clip_val": 1.0,
-    }
+    data = DataModule(Cropped(), module.modality, batch_size=4, held_out=4, num_workers=workers)
     trainer = L.Trainer(
-        **settings | options,
+        accelerator="cpu",
+        strategy="ddp_fork" if processes > 1 else "auto",
+        devices=processes,
+        max_steps=steps,
+        max_epochs=-1,
         accumulate_grad_batches=accumulate,
         default_root_dir=folder,
-        callbacks=[seen, EMA(), *callbacks],
+        callbacks=[Seen(folder), EMA(), Save(folder, *keep, steps)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=1.0,
+        plugins=AtomicIO(),
     )
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    trainer.save_checkpoint(folder / f"{steps}.ckpt")
-    return torch.load(folder / f"{steps}.ckpt", weights_only=True) | {"batches": seen.batches, "losses": seen.losses}
+    seen = [json.loads((folder / f"seen{rank}.json").read_text()) for rank in range(processes)]
+    return torch.load(folder / f"{steps}.ckpt", weights_only=True) | {"seen": seen}
 
 
 STATE = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "stream")

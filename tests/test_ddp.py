@@ -1,0 +1,70 @@
+"""Two processes, which talk by gloo as many GPUs would by NCCL."""
+
+import pytest
+import torch
+from runs import assert_same_state, fit
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",
+    "ignore:The number of training batches",
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:.*your dataloader is not resumable",
+    "ignore:This DataLoader will create",
+    "ignore:.*use of fork:DeprecationWarning",
+    "ignore:.*DistributedSampler",
+)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run of two processes: 10 steps, 4 in a pass over the data."""
+    folder = tmp_path_factory.mktemp("two")
+    return fit(folder, 10, keep=(3, 5), processes=2), folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The same global batches by one process, which adds up two batches for a step."""
+    folder = tmp_path_factory.mktemp("one")
+    return fit(folder, 10, keep=(5,), accumulate=2), folder
+
+
+def turns(seen: list) -> list:
+    """Batches in the order of the run, of processes that take turns."""
+    return [batch for step in zip(*seen, strict=True) for batch in step]
+
+
+def assert_same_batches(got: list, expected: list) -> None:
+    """The same examples, cropped the same, and losses to 1e-6: the same noise, levels, and dropped conditions."""
+    assert [batch[:2] for batch in got] == [batch[:2] for batch in expected]
+    assert [loss for *_, loss in got] == pytest.approx([loss for *_, loss in expected], rel=1e-6)
+
+
+def test_two_processes_are_one(two, one):
+    assert_same_batches(turns(two[0]["seen"]), one[0]["seen"][0])
+    for name, value in one[0]["current_model_state"].items():
+        torch.testing.assert_close(two[0]["current_model_state"][name], value, rtol=1e-5, atol=1e-6)
+    assert two[0]["stream"] | {"turns": [1, 2]} == one[0]["stream"]
+
+
+def test_two_processes_see_different_examples_and_noise(two):
+    first, second = two[0]["seen"]
+    for a, b in zip(first, second, strict=True):
+        assert not set(a[0]) & set(b[0])
+        assert a[2] != b[2]
+
+
+def test_resumed_on_two_processes(two, tmp_path):
+    expected, folder = two
+    got = fit(tmp_path, 10, resume=folder / "3.ckpt", processes=2, workers=2)
+    assert_same_state(got, expected)
+
+
+def test_from_two_processes_to_one(two, one, tmp_path):
+    got = fit(tmp_path, 10, resume=two[1] / "5.ckpt", accumulate=2)
+    assert_same_batches(got["seen"][0], one[0]["seen"][0][10:])
+
+
+def test_from_one_process_to_two(two, one, tmp_path):
+    got = fit(tmp_path, 10, resume=one[1] / "5.ckpt", processes=2)
+    assert_same_batches(turns(got["seen"]), turns(two[0]["seen"])[10:])
