@@ -18,6 +18,7 @@ from mmdiff.module import DiffusionModule
 from mmdiff.saving import AtomicIO
 from mmdiff.scaling import EDM
 from mmdiff.schedules import LogNormal
+from mmdiff.types import MediaSet
 
 
 class Cropped:
@@ -83,17 +84,18 @@ def make_module() -> DiffusionModule:
 def fit(
     folder: Path,
     steps: int,
-    *,
+    *callbacks: L.Callback,
     keep: tuple[int, ...] = (),
     resume: Path | None = None,
     workers: int = 0,
     accumulate: int = 1,
     processes: int = 1,
+    dataset: MediaSet | None = None,
 ) -> dict:
     """Train for some steps; what the last checkpoint then holds, with the batches that each process saw."""
     folder.mkdir(exist_ok=True)
     module = make_module()
-    data = DataModule(Cropped(), module.modality, batch_size=4, held_out=4, num_workers=workers)
+    data = DataModule(dataset or Cropped(), module.modality, batch_size=4, held_out=4, num_workers=workers)
     trainer = L.Trainer(
         accelerator="cpu",
         strategy="ddp_fork" if processes > 1 else "auto",
@@ -102,7 +104,7 @@ def fit(
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
         default_root_dir=folder,
-        callbacks=[Seen(folder), EMA(), Save(folder, *keep, steps)],
+        callbacks=[Seen(folder), EMA(), *callbacks, Save(folder, *keep, steps)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

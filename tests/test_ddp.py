@@ -1,5 +1,11 @@
 """Two processes, which talk by gloo as many GPUs would by NCCL."""
 
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from runs import assert_same_state, fit
@@ -68,3 +74,61 @@ def test_from_two_processes_to_one(two, one, tmp_path):
 def test_from_one_process_to_two(two, one, tmp_path):
     got = fit(tmp_path, 10, resume=one[1] / "5.ckpt", processes=2)
     assert_same_batches(turns(got["seen"]), turns(two[0]["seen"])[10:])
+
+
+# The installed command
+
+
+def options(tiny: list[str]) -> list[str]:
+    return [*tiny, "trainer=ddp_cpu", "data.batch_size=1", "callbacks.preview.count=0"]
+
+
+@pytest.mark.slow
+def test_a_multirun_of_two_processes_each(tiny, process, tmp_path):
+    ran = process("train", "-m", "seed=1,2", *options(tiny), "hydra.sweep.dir=sweep", folder=tmp_path)
+    assert ran.status == 0, ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+    runs = sorted(tmp_path.glob("sweep/*/checkpoints/last.ckpt"))
+    assert [run.parts[-3] for run in runs] == ["0", "1"]
+    for seed, run in enumerate(runs, 1):
+        content = torch.load(run, weights_only=True)
+        assert content["stream"] == {"seed": seed, "seen": 4, "turns": [2, 1]}
+
+
+@pytest.mark.slow
+def test_sigterm_and_a_lost_process(tiny, program, environment, process, tmp_path):
+    """The first process alone is told to end, as by `kill`; then the second one is killed."""
+    long = [o for o in options(tiny) if o != "debug=fast"]
+    long += ["data.num_workers=0", "trainer.max_steps=1000000", "callbacks.checkpoint.every_n_train_steps=3"]
+    long += ["hydra.run.dir=run", "resume=auto"]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+
+    def until_saved(log: Path) -> subprocess.Popen:
+        saved = last.stat().st_mtime_ns if last.exists() else 0
+        with log.open("w") as out:
+            running = subprocess.Popen(
+                [program, "train", *long], cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+        deadline = time.monotonic() + 200
+        while not last.exists() or last.stat().st_mtime_ns == saved:
+            assert running.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return running
+
+    log = tmp_path / "first.log"
+    running = until_saved(log)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(100) == 143, log.read_text()
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert f"SIGTERM: saved {last} at step {step}" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+    log = tmp_path / "second.log"
+    running = until_saved(log)
+    assert f"resume=auto: going on from {last}" in log.read_text()
+    child = int(Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()[0])
+    os.kill(child, signal.SIGKILL)
+    assert running.wait(100) != 0
+    assert torch.load(last, weights_only=True)["global_step"] > step
+    assert "a process of the run was lost" in log.read_text()
