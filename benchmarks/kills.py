@@ -35,7 +35,7 @@ TINY = [
     "callbacks.checkpoint.every_n_train_steps=1",
     "trainer.val_check_interval=50",
 ]
-STATE = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "stream")
+STATE = ("state_dict", "current_model_state", "ema", "optimizer_states", "lr_schedulers", "stream")
 
 
 def start(folder: Path, log: Path, options: list[str]) -> subprocess.Popen:

@@ -1,11 +1,11 @@
-"""Weak scaling on this machine: steps per second of two processes beside one, ours and bare torch DDP on the same network.
+"""Weak scaling on this machine: steps per second of two processes beside one, ours and bare DDP on the same network.
 
 python benchmarks/scaling.py           # 3 rounds of 30 steps
 
 Every process has one thread and the same batch size, so a machine with a free core for each would keep its speed: the
 efficiency is the speed of two processes over that of one. Ours is a whole training by `mmdiff.module` with its data
-loader, average, clipping and checkpoints' signals; the bare one is forward, backward, AdamW under DistributedDataParallel
-on a batch that lies ready. Rounds alternate, and the median of each is told.
+loader, average, clipping and callbacks; the bare one is forward, backward and AdamW under DistributedDataParallel on a
+batch that lies ready. Rounds alternate, and the median of each is told.
 """
 
 import statistics

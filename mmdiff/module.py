@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from mmdiff.denoiser import Denoiser
 from mmdiff.modality import Modality
@@ -63,6 +64,13 @@ class DiffusionModule(L.LightningModule):
         if self.lr is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.lr(optimizer), "interval": "step"}}
+
+    def configure_model(self) -> None:
+        """Shard the weights where the strategy asks for it."""
+        mesh = self.device_mesh
+        for part in (self.denoiser.network, self.denoiser.conditioner):
+            if mesh and not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
+                fully_shard(part, mesh=mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Agree on the seed of the run."""

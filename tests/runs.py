@@ -120,7 +120,7 @@ def fit(
     return torch.load(folder / f"{steps}.ckpt", weights_only=True) | {"seen": seen}
 
 
-STATE = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "stream")
+STATE = ("state_dict", "current_model_state", "ema", "optimizer_states", "lr_schedulers", "stream")
 
 
 def assert_same(a, b, where="") -> None:
