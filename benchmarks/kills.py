@@ -8,10 +8,10 @@ number of steps, and a third at a random time, which may be before the first ste
 checkpoint and go on, and the last checkpoints of both runs must be the same, bit for bit.
 """
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from hydra import compose, initialize_config_dir
+
+from mmdiff import plugins
+from mmdiff.cli.train import train
 
 TINY = [
     "experiment=audio/notes",
@@ -38,33 +42,38 @@ TINY = [
 STATE = ("state_dict", "current_model_state", "ema", "optimizer_states", "lr_schedulers", "stream")
 
 
-def start(folder: Path, log: Path, options: list[str]) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-c",
-        "from mmdiff.cli import main; main()",
-        "train",
-        *TINY,
-        *options,
-        f"hydra.run.dir={folder}",
-    ]
+def run(folder: Path, log: Path, options: list[str]) -> None:
+    """What `mmdiff train` does with these options, in this process; its output goes to the log."""
+    os.setsid()
     with log.open("a") as out:
-        return subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=out,
-            cwd=folder.parent,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    plugins.register()
+    with initialize_config_dir(str(plugins.core_conf()), version_base="1.3"):
+        config = compose("train", [*TINY, *options, f"output={folder}"])
+    train(config)
 
 
-def kill(running: subprocess.Popen, moment: Callable[[], bool]) -> bool:
-    """Kill the group of processes once the moment has come; False if it ended before."""
-    while running.poll() is None:
+def start(folder: Path, log: Path, options: list[str]) -> multiprocessing.Process:
+    """In a process of its own, forked so that it need not import anything."""
+    running = multiprocessing.get_context("fork").Process(target=run, args=(folder, log, options))
+    running.start()
+    return running
+
+
+def finish(folder: Path, log: Path, options: list[str]) -> None:
+    running = start(folder, log, options)
+    running.join()
+    if running.exitcode:
+        sys.exit(log.read_text())
+
+
+def kill(running: multiprocessing.Process, moment: Callable[[], bool]) -> bool:
+    """Kill it and the processes that it started once the moment has come; False if it ended before."""
+    while running.is_alive():
         if moment():
             os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
+            running.join()
             return True
         time.sleep(0.0005)
     return False
@@ -74,7 +83,7 @@ def moments(folder: Path, chance: random.Random) -> list[tuple[str, Callable[[],
     """Ways to choose when to kill, begun anew at each call."""
     checkpoints = folder / "checkpoints"
     last = checkpoints / "last.ckpt"
-    begun, seconds, saves = time.monotonic(), chance.uniform(5, 25), chance.randint(1, 8)
+    begun, seconds, saves = time.monotonic(), chance.uniform(0.5, 6), chance.randint(1, 8)
     seen: set[int] = {last.stat().st_mtime_ns} if last.exists() else set()
 
     def steps() -> bool:
@@ -110,12 +119,13 @@ def state(folder: Path) -> dict:
 def main(kills: int = 20, processes: int = 1, steps: int = 200, seed: int = 0) -> None:
     chance = random.Random(seed)
     options = [f"trainer.max_steps={steps}"]
-    options += ["trainer=ddp_cpu", f"trainer.devices={processes}"] if processes > 1 else ["trainer=cpu"]
+    options += ["trainer=ddp_cpu", "trainer.strategy=ddp_fork"] if processes > 1 else ["trainer=cpu"]
+    options += [f"trainer.devices={processes}"]
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         alone, cut = Path(temporary) / "alone", Path(temporary) / "cut"
         logs = {folder: Path(temporary) / f"{folder.name}.log" for folder in (alone, cut)}
-        if start(alone, logs[alone], options).wait():
-            sys.exit(logs[alone].read_text())
+        finish(alone, logs[alone], options)
         done = 0
         while done < kills:
             name, moment = moments(cut, chance)[done % 3]
@@ -126,8 +136,7 @@ def main(kills: int = 20, processes: int = 1, steps: int = 200, seed: int = 0) -
             step = torch.load(last, weights_only=True)["global_step"] if last.exists() else None
             left = len(list(cut.glob("checkpoints/*.partial")))
             print(f"kill {done:2} {name:13} last whole checkpoint: step {step}, half-written files: {left}", flush=True)
-        if start(cut, logs[cut], [*options, "resume=auto"]).wait():
-            sys.exit(logs[cut].read_text())
+        finish(cut, logs[cut], [*options, "resume=auto"])
         equal = same(state(alone), state(cut))
         verdict = "the same, bit for bit" if equal else "DIFFERENT"
         print(f"{kills} kills, {processes} process(es): the final states are {verdict}")

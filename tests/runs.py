@@ -15,7 +15,7 @@ from mmdiff.data import DataModule
 from mmdiff.denoiser import Denoiser
 from mmdiff.lr import warmup_cosine
 from mmdiff.module import DiffusionModule
-from mmdiff.saving import AtomicIO
+from mmdiff.saving import AtomicIO, Checkpoint
 from mmdiff.scaling import EDM
 from mmdiff.schedules import LogNormal
 from mmdiff.types import MediaSet
@@ -106,7 +106,7 @@ def fit(
         default_root_dir=folder,
         callbacks=[Seen(folder), EMA(), *callbacks, Save(folder, *keep, steps)],
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

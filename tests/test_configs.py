@@ -16,6 +16,7 @@ NEEDS = {
     "debug=profile": ["trainer.max_steps=2", "trainer.val_check_interval=2", "steps=2"],
     "trainer=ddp": ["trainer.devices=1"],
     "trainer=ddp_cpu": ["trainer.devices=1"],
+    "trainer=fsdp": ["trainer.devices=1"],
     "logger=wandb": ["logger.wandb.offline=true"],
 }
 """What an option needs beside itself to run for two steps here; two processes have a test of their own."""

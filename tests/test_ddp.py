@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -93,6 +94,25 @@ def test_a_multirun_of_two_processes_each(tiny, process, tmp_path):
     for seed, run in enumerate(runs, 1):
         content = torch.load(run, weights_only=True)
         assert content["stream"] == {"seed": seed, "seen": 4, "turns": [2, 1]}
+
+
+@pytest.mark.slow
+def test_sharded_training_resumes_and_samples_on_one_device(tiny, process, command, tmp_path):
+    sharded = [*options(tiny), "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=run"]
+    sharded.remove("trainer=ddp_cpu")
+    assert process("train", *sharded, folder=tmp_path) == (0, ANY, "")
+    again = process("train", *sharded, "resume=auto", "trainer.max_steps=3", folder=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    assert "going on from" in again.out
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert (content["global_step"], content["ema"]) == (3, {"count": 3})
+    name = "denoiser.network.noise.weight"
+    assert content["state_dict"][name].shape == content["current_model_state"][name].shape
+    assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
+    ran = command("sample", f"checkpoint={last}", "count=1", "steps=2", "output=out", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert (tmp_path / "out" / "00000.wav").is_file()
 
 
 @pytest.mark.slow

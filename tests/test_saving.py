@@ -21,6 +21,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec:FutureWarning",
     "ignore:.*your dataloader is not resumable",
     "ignore:.*exists and is not empty",
+    "ignore:Be aware that when using `ckpt_path`",
+    "ignore:The dirpath has changed",
     "ignore:.*use of fork:DeprecationWarning",
 )
 

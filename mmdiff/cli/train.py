@@ -154,6 +154,7 @@ def quiet() -> None:
         "does not have many workers",
         "You requested to overfit",
         "The dirpath has changed",
+        "Be aware that when using `ckpt_path`",
         "Experiment logs directory .* exists and is not empty",
         "The number of training batches",
         "Checkpoint directory .* exists and is not empty",
