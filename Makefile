@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -p no:cacheprovider
 PLUGINS := tests/modalities $(patsubst %,tests/test_%.py,boundaries check configs examples new)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-plugins test-fast lint format docs wheel bench bench-solvers bench-video bench-pointcloud
+.PHONY: help demo test test-core test-plugins test-fast lint format docs wheel bench bench-solvers bench-video bench-pointcloud bench-scale
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -69,3 +69,8 @@ bench-video: $(READY) ## training steps beside other video networks, clips per s
 bench-pointcloud: $(READY) ## distance matrices and training steps beside plain ones
 	$(BIN)/python benchmarks/pointcloud_metrics.py
 	$(BIN)/python benchmarks/pointcloud_networks.py
+
+bench-scale: $(READY) ## kill trainings and resume them, and the speed of two processes beside bare DDP
+	$(BIN)/python benchmarks/kills.py 20 1
+	$(BIN)/python benchmarks/kills.py 20 2
+	$(BIN)/python benchmarks/scaling.py

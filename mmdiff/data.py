@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmdiff.errors import DataError, check_at_least
 from mmdiff.modality import Modality
+from mmdiff.streams import Order, seeded
 from mmdiff.types import Batch, Example, MediaSet
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -66,9 +67,13 @@ class Folder(Dataset):
         for i in chain(range(index, len(self)), range(index)):
             if self.bad[i]:
                 continue
+            state = torch.get_rng_state()
             try:
                 return self.modality.read(self.files[i], torch.default_generator), self.conditions[i]
             except DataError as error:
+                torch.set_rng_state(
+                    state
+                )  # the next file is cropped the same whether or not this one is known to be bad
                 self.bad[i] = True
                 warnings.warn(f"skipped {error}", stacklevel=2)
         raise DataError(self.root, f"none of its {len(self)} files can be read")
@@ -125,33 +130,66 @@ def _is_number(text: str) -> bool:
 class Encoded(Dataset):
     """Examples in model space, encoded from a data set of media.
 
+    A key is an index and the seed of the random choices made for the example; an index alone is a seed as well.
+
     Args:
         media: the data set of (media, cond).
         modality: encodes them.
         cache: keep every encoded example in memory, for data sets without random crops that fit there.
+        max_bad: examples with values that are not finite that may be named in a warning and replaced by the next one.
+
+    Raises:
+        DataError: when there are more of them.
     """
 
-    def __init__(self, media: MediaSet, modality: Modality, cache: bool = False):
+    def __init__(self, media: MediaSet, modality: Modality, cache: bool = False, max_bad: int = 100):
         self.media = media
         self.modality = modality
         self.cache: dict[int, Example] | None = {} if cache else None
+        self.max_bad = max_bad
+        self.bad = torch.zeros(len(media), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.media)
 
-    def __getitem__(self, index: int) -> Example:
-        if self.cache is not None and index in self.cache:
-            return self.cache[index]
-        media, cond = self.media[index]
-        example = Example(self.modality.encode(media), cond, self.modality.mask(media))
+    def __getitem__(self, key: int | tuple[int, int]) -> Example:
+        index, seed = key if isinstance(key, tuple) else (key, key)
+        for i in chain(range(index, len(self)), range(index)):
+            if self.cache is not None and i in self.cache:
+                return self.cache[i]
+            if not self.bad[i]:
+                example = self._encode(i, seed)
+                if example.x.isfinite().all():
+                    if self.cache is not None:
+                        self.cache[i] = example
+                    return example
+                self._pass_over(i)
+        raise IndexError(index)
+
+    def _encode(self, index: int, seed: int) -> Example:
+        with seeded(seed):
+            media, cond = self.media[index]
+            example = Example(self.modality.encode(media), cond, self.modality.mask(media))
         if example.x.shape != self.modality.shape:
             raise ValueError(
                 f"example {index} has shape {tuple(example.x.shape)} in model space, "
                 f"its modality says {self.modality.shape}."
             )
-        if self.cache is not None:
-            self.cache[index] = example
         return example
+
+    def _pass_over(self, index: int) -> None:
+        self.bad[index] = True
+        name = name_of(self.media, index)
+        if self.bad.sum() > self.max_bad or self.bad.all():
+            raise DataError(name, f"holds nan or infinite values, as {int(self.bad.sum()) - 1} examples before it did")
+        warnings.warn(f"skipped {name}: holds nan or infinite values", stacklevel=2)
+
+
+def name_of(media: MediaSet, index: int) -> str:
+    """The file of an example where a data set has files, else its index."""
+    if isinstance(media, Subset):
+        return name_of(media.dataset, media.indices[index])  # type: ignore[arg-type]
+    return str(media.files[index]) if isinstance(media, Folder) else f"example {index}"
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -175,6 +213,7 @@ class DataModule(L.LightningDataModule):
         held_out: examples held out; a fraction if below 1. At least one where the data set has two.
         num_workers: worker processes of each loader.
         cache: keep encoded examples in memory (see `Encoded`).
+        max_bad: examples that may be passed over because they hold nan (see `Encoded`).
     """
 
     def __init__(
@@ -186,6 +225,7 @@ class DataModule(L.LightningDataModule):
         held_out: float = 0.05,
         num_workers: int = 0,
         cache: bool = False,
+        max_bad: int = 100,
     ):
         super().__init__()
         check_at_least(1, **{"data.batch_size": batch_size})
@@ -194,6 +234,7 @@ class DataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.cache = cache
+        self.max_bad = max_bad
         count = len(dataset)
         held = min(max(round(held_out * count if held_out < 1 else held_out), 1), count // 2)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
@@ -201,22 +242,41 @@ class DataModule(L.LightningDataModule):
         self.held_out: MediaSet = Subset(dataset, order[:held])  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches; the last, smaller one is left out unless it is the only one."""
-        return self._loader(self.train, shuffle=True, drop_last=len(self.train) >= self.batch_size)
+        """Shuffled batches, as many as a pass over the data has for all processes; the next pass uses what is left.
+
+        They begin where the trained module is in its run (see `mmdiff.streams`).
+        """
+        trainer = self.trainer
+        module: Any = trainer.lightning_module if trainer else None
+        world, accumulated = (trainer.world_size, trainer.accumulate_grad_batches) if trainer else (1, 1)
+        batch_size = min(self.batch_size, len(self.train))
+        self.order = Order(
+            len(self.train),
+            batch_size,
+            max(len(self.train) // (batch_size * world * accumulated), 1) * accumulated,
+            seed=module.seed if module else torch.initial_seed(),
+            seen=lambda: module.seen if module else 0,
+            rank=trainer.global_rank if trainer else 0,
+            world=world,
+        )
+        return self._loader(self.train, batch_size=batch_size, sampler=self.order)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the held-out examples, in order."""
-        return self._loader(self.held_out)
+        return self._loader(self.held_out, batch_size=self.batch_size)
 
     def _loader(self, media: MediaSet, **options: Any) -> DataLoader:
         return DataLoader(
-            Encoded(media, self.modality, self.cache),
-            batch_size=self.batch_size,
+            Encoded(media, self.modality, self.cache, self.max_bad),
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             **options,
         )
+
+    def names(self, place: int, count: int) -> list[str]:
+        """Of the training examples from a place of the run on: files where there are any."""
+        return [name_of(self.train, self.order.index(i)) for i in range(place, place + count)]
 
     @cached_property
     def conditions(self) -> dict[str, list[Any]]:

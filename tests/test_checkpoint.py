@@ -126,10 +126,9 @@ def test_check_same_model(checkpoint):
 def test_average_is_the_power_function_profile(gamma):
     """After n updates weight i of the history counts t^gamma, integrated over the i-th step of the run: EDM2."""
     history = torch.randn(9, 5, dtype=torch.float64)
-    average = EMA(gamma)._kwargs["avg_fn"]
-    value = history[0]
-    for count, weights in enumerate(history[1:], 1):
-        value = average(value, weights, torch.tensor(count))
+    average, value = EMA(gamma), torch.zeros(5, dtype=torch.float64)
+    for count, weights in enumerate(history):
+        value = value.lerp(weights, 1 - average.decay(count))
     # The recursion in the docstring, unrolled: the factor of weights i is (1 - d_i) d_(i+1) ... d_n.
     decay = [(1 - 1 / n) ** (gamma + 1) for n in range(1, 10)]
     expected = sum(

@@ -15,8 +15,14 @@ NEEDS = {
     "debug=overfit": ["trainer.max_steps=2", "trainer.log_every_n_steps=1"],
     "debug=profile": ["trainer.max_steps=2", "trainer.val_check_interval=2", "steps=2"],
     "trainer=ddp": ["trainer.devices=1"],
+    "trainer=ddp_cpu": ["trainer.devices=1"],
+    "trainer=fsdp": ["trainer.devices=1"],
+    "logger=wandb": ["logger.wandb.offline=true"],
 }
 """What an option needs beside itself to run for two steps here; two processes have a test of their own."""
+
+PACKAGES = {"logger=tensorboard": "tensorboard", "logger=wandb": "wandb"}
+"""What an option imports that is installed only where it is wanted."""
 
 EXPERIMENTS = {"audio": "notes", "video": "shapes", "pointcloud": "furniture"}
 """The experiment on embedded data with which the options of each modality go."""
@@ -91,6 +97,8 @@ def check_run(run: Path) -> dict:
 def test_option_trains(option, tiny, train, roots, files, tmp_path):
     if option == "trainer=gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU; test_gpu_where_there_is_none shows that it is composed and reaches the trainer")
+    if option in PACKAGES:
+        pytest.importorskip(PACKAGES[option])
     group, _, name = option.partition("=")
     modality, _, choice = name.partition("/")
     if not choice:

@@ -126,7 +126,9 @@ def test_levels_of_parts_and_coupled_noise_reach_the_loss(module, numbers, monke
         return torch.zeros(len(x0), requires_grad=True)
 
     monkeypatch.setattr(module.denoiser, "loss", loss)
-    monkeypatch.setattr(type(module), "trainer", mock.Mock(world_size=1, global_rank=0))
+    monkeypatch.setattr(type(module), "trainer", mock.Mock(world_size=1, accumulate_grad_batches=1))
+    monkeypatch.setattr(type(module), "global_rank", 0)
+    module.seed = 0
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     module.levels = PerPart(dim=1, given=1.0, independent=0.0)
     module.coupling = lambda x0, noise: x0 + 100
@@ -145,22 +147,26 @@ def test_conditions_without_an_embedder_are_ignored(module):
 
 
 def test_every_process_draws_its_own_noise(module, monkeypatch):
-    class Trainer:
-        world_size = 2
-
+    """Of one step of two processes: unrelated noise, and a level of each stratum of the step."""
     drawn = []
+
+    def loss(x0, sigma, noise, context, **_):
+        drawn.append((sigma, noise.flatten()))
+        return torch.zeros(len(x0), requires_grad=True)
+
+    monkeypatch.setattr(module.denoiser, "loss", loss)
+    monkeypatch.setattr(type(module), "trainer", mock.Mock(world_size=2, accumulate_grad_batches=1))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    batch = Batch(torch.randn(250, 1, 4), {}, None)
     for rank in range(2):
-        torch.manual_seed(7)  # as seed_everything leaves every process
-        monkeypatch.setattr(module, "_trainer", Trainer())
+        module.seed, module.seen = 7, 1000
         monkeypatch.setattr(type(module), "global_rank", rank)
-        monkeypatch.setattr(type(module), "trainer", Trainer())
-        module.on_fit_start()
-        drawn.append((torch.randn(1000), module.train_schedule.draw(4, rank=rank, world=2)))
-    correlation = torch.corrcoef(torch.stack([noise for noise, _ in drawn]))[0, 1]
-    assert abs(correlation) < 0.15
-    levels = torch.cat([levels for _, levels in drawn]).sort().values
-    strata = LogNormal(mean=-0.5, std=1.2).quantile(torch.arange(9, dtype=torch.float64) / 8)
-    assert ((strata[:-1] <= levels) & (levels <= strata[1:])).all()
+        module.training_step(batch, 0)
+        assert module.seen == 1500
+    assert abs(torch.corrcoef(torch.stack([noise for _, noise in drawn]))[0, 1]) < 0.15
+    levels = torch.cat([levels for levels, _ in drawn]).double().sort().values
+    strata = LogNormal(mean=-0.5, std=1.2).quantile(torch.arange(501, dtype=torch.float64) / 500)
+    assert ((strata[:-1] * (1 - 1e-6) <= levels) & (levels <= strata[1:] * (1 + 1e-6))).all()
 
 
 def test_previews_on_disk(module, numbers, tmp_path):
@@ -222,9 +228,8 @@ def test_previews_show_the_averaged_weights(module, numbers, tmp_path):
             return torch.zeros(len(seeds), *shape)
 
     sampler = Watch(schedule=Karras(), steps=1, solver=heun, guidance=conditional)
-    average = EMA()
-    callbacks = {"preview": Preview(sampler, tmp_path, count=1), "ema": average}
+    callbacks = {"preview": Preview(sampler, tmp_path, count=1), "ema": EMA()}
     every_four = {"val_check_interval": 4, "check_val_every_n_epoch": None}
     trainer = make_trainer(tmp_path, *(callbacks[n] for n in shipped if n in callbacks), steps=4, **every_four)
     trainer.fit(module, DataModule(examples(32), numbers, batch_size=4, held_out=6))
-    assert torch.equal(seen[-1], next(average._average_model.module.denoiser.network.parameters()))
+    assert torch.equal(seen[-1], next(module.denoiser.network.parameters()))  # training leaves the average there

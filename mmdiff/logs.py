@@ -1,0 +1,33 @@
+"""The record of a run that is always there: ``metrics.csv``."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+
+
+class Metrics(CSVLogger):
+    """``metrics.csv`` in a folder. A run that goes on there keeps the rows of the steps before.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__(str(folder), name="", version="")
+        self.path = Path(folder) / "metrics.csv"
+
+    def go_on(self, step: int) -> None:
+        """Keep what was recorded before a step; to be called before training."""
+        rows = [row for row in _rows(self.path) if int(row["step"]) < step]
+        self.experiment.metrics.extend(rows)  # Lightning removes the file here
+        self.save()
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    return [{key: value for key, value in row.items() if value} for row in rows if row.get("step")]
