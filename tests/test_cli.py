@@ -54,7 +54,7 @@ def test_unknown_command(command, tmp_path):
     assert len(ran.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "tune", "export", "info"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "tune", "export", "shard", "info"])
 def test_help_of_a_command(name, command, tmp_path):
     ran = command(name, "--help", folder=tmp_path)
     assert (ran.status, ran.err) == (0, "")
@@ -316,6 +316,40 @@ def test_every_choice_samples_with_values_of_its_own(checkpoint, files, command,
         for group, values in expected.items():
             assert row[group].items() >= values.items(), words
         assert sound(tmp_path / f"turn{i}", "00000.wav").isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_two_processes_make_what_one_makes_though_one_is_killed(victim, checkpoint, command, program, environment, tmp_path):
+    given = [f"checkpoint={checkpoint}", "count=50", "batch_size=4", "steps=10", "cond={pitch: [60, 64, 67]}"]
+    assert command("sample", *given, "output=one", folder=tmp_path).status == 0
+    two = [program, "sample", *given, "output=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    out = tmp_path / "two"
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(two, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 120
+            while len(list(out.glob("*.wav"))) < 9 and running.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            (second,) = map(int, Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split())
+            os.kill(running.pid if victim == "first" else second, signal.SIGKILL)
+            assert running.wait(60) != 0
+        finally:
+            running.kill()
+    for _ in range(300):  # until the other one has noticed
+        if not Path(f"/proc/{second}").exists():
+            break
+        time.sleep(0.1)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+    assert 9 <= len(before) < 50
+    assert not (out / "samples.jsonl").exists()
+    done = subprocess.run([*two, "resume=true"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kept = [path for path, changed in before.items() if path.stat().st_mtime_ns == changed]
+    assert len(kept) >= len(before) - 1  # one may have had no line yet
+    one = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == one
+    assert len(one) == 52
 
 
 # Evaluation and export

@@ -22,7 +22,8 @@ def sample(config: DictConfig) -> None:
     conds = spread(config.cond or {}, config.count)
     paths = [Path(path) for path in ([config.given] if isinstance(config.given, str) else config.given or [])]
     given = [model.modality.read(path) for path in paths]
-    fabric = launch(config.trainer) if config.trainer else None
+    trainer = config.get("trainer")
+    fabric = launch(trainer) if trainer else None
     model.denoiser.to(fabric.device if fabric else choose(config.device))
     written = produce(
         model,
