@@ -68,7 +68,8 @@ def test_what_options_add():
     assert more.activations == pytest.approx(2 * plain.activations, rel=0.01)
     assert more.average == plain.weights
     mixed = measure(module_of(Two()), batch_of(BATCH, 1, SIZE), mixed=True)
-    halves = 2 * (2 * SIZE * WIDTH + BATCH * (SIZE + WIDTH)) + 4 * BATCH * SIZE  # of the weights, too
+    # inputs in halves, the error not; and of the second matrix, whose input has a gradient, a copy in halves
+    halves = 2 * (BATCH * (SIZE + WIDTH) + SIZE * WIDTH) + 4 * BATCH * SIZE
     assert mixed.activations == pytest.approx(halves, rel=0.01)
     module = module_of(Two())
     module.denoiser.network.layers[0].requires_grad_(False)

@@ -95,6 +95,7 @@ def read(shards, numbers, batches=None, **place):
     return seen
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # with workers, on one core
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 1), (1, 2)])
 def test_an_epoch_interrupted_is_an_epoch(before, after, shards, numbers):
     first = [read(shards, numbers, 3, rank=rank, world=before) for rank in range(before)]
