@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -184,7 +185,7 @@ def work(name: str, folder: Path, rank: int, world: int) -> None:
     dist.barrier()
 
 
-def verdict(seen: list[int]) -> str:
+def verdict(seen: Iterable[int]) -> str:
     times = Counter(seen)
     return f"{COUNT - len(times)} lost, {sum(times.values()) - len(times)} repeated"
 
@@ -201,7 +202,9 @@ def prove(name: str) -> None:
             running = [
                 subprocess.Popen(
                     [sys.executable, __file__, "work", name, root, str(rank), str(world)],
-                    env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)},
+                    env=os.environ
+                    | shared
+                    | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)},
                     stderr=subprocess.PIPE,
                     text=True,
                 )
@@ -222,13 +225,13 @@ def prove(name: str) -> None:
         if one:
             print(f"{name:12} epoch of 1   {verdict(one['epoch'])}")
         if all(two):
-            print(f"{name:12} epoch of 2   {verdict(sum((t['epoch'] for t in two), []))}")
+            print(f"{name:12} epoch of 2   {verdict(chain(*(t['epoch'] for t in two)))}")
         if one:
-            print(f"{name:12} 1 -> 1       {verdict(one['first'] + one['second'])}")
+            print(f"{name:12} 1 -> 1       {verdict(chain(one['first'], one['second']))}")
         if all(two):
-            print(f"{name:12} 2 -> 2       {verdict(sum((t['first'] + t['second'] for t in two), []))}")
+            print(f"{name:12} 2 -> 2       {verdict(chain(*(t['first'] + t['second'] for t in two)))}")
         if all(two) and one:
-            print(f"{name:12} 2 -> 1       {verdict(sum((t['first'] for t in two), one['after two']))}")
+            print(f"{name:12} 2 -> 1       {verdict(chain(*(t['first'] for t in two), one['after two']))}")
 
 
 if __name__ == "__main__":

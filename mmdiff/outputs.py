@@ -23,8 +23,13 @@ PICTURED = 64  # samples in the preview
 class Processes(Protocol):
     """This process among all that do a job, for instance a `lightning.Fabric`."""
 
-    global_rank: int
-    world_size: int
+    @property
+    def global_rank(self) -> int:
+        """From 0 on."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
@@ -70,7 +75,9 @@ class Output:
             if record.is_file():  # its last line may be torn, and is then none of ours
                 recorded.update(record.read_text(encoding="utf-8", errors="replace").split("\n"))
         there = {path.name for path in self.folder.iterdir()}
-        return [line in recorded and entry["file"] in there for line, entry in zip(self.lines, self.entries, strict=True)]
+        return [
+            line in recorded and entry["file"] in there for line, entry in zip(self.lines, self.entries, strict=True)
+        ]
 
     @cached_property
     def own(self) -> Path:

@@ -50,7 +50,9 @@ def run(command: str, job: Callable[[DictConfig], None], config_name: str | None
 
     guarded.__module__ = job.__module__
     try:
-        hydra.main(version_base="1.3", config_path=str(plugins.core_conf()), config_name=config_name or command)(guarded)()
+        hydra.main(version_base="1.3", config_path=str(plugins.core_conf()), config_name=config_name or command)(
+            guarded
+        )()
     except MISTAKES as error:
         _fail(command, error, show=full == "1")
 

@@ -25,7 +25,9 @@ def evaluate(config: DictConfig) -> None:
     output = make_folder(config.output)
     model = override(load(config.checkpoint, choose(config.device)), config)
     modality = model.modality
-    real = first(open_folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
+    real = (
+        first(open_folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
+    )
     protocol = {"checkpoint": str(config.checkpoint), "real": config.real or "held out", "real_count": len(real)}
     if config.fake:
         fake = generated(config.fake, modality, config.count)
