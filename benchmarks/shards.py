@@ -36,7 +36,7 @@ class WebDataset:
         shards = sorted(map(str, folder.glob("*.tar")))
         split = {"nodesplitter": wds.split_by_node, "workersplitter": wds.split_by_worker}
         data = wds.WebDataset(shards, shardshuffle=len(shards), detshuffle=True, seed=0, empty_check=False, **split)
-        data = data.map(lambda sample: int(sample["txt"])).batched(BATCH, partial=True)
+        data = data.map(lambda sample: (int(sample["txt"]),)).batched(BATCH, partial=True)
         self.loader = wds.WebLoader(data, batch_size=None, num_workers=WORKERS)
 
     @staticmethod
@@ -54,7 +54,7 @@ class WebDataset:
         self.skipped = state["batches"] * state["world"] // dist.get_world_size()
 
     def __iter__(self):
-        return islice(iter(self.loader), self.skipped, None)
+        return (batch[0] for batch in islice(iter(self.loader), self.skipped, None))
 
 
 class LitData:

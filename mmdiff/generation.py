@@ -162,7 +162,7 @@ def produce(
     resume: bool = False,
     processes: Processes | None = None,
 ) -> Iterator[Tensor]:
-    """Write one file per entry of ``conds``, then ``samples.jsonl`` and ``preview.png``; yields each batch once written.
+    """Write one file per entry of ``conds``, then ``samples.jsonl`` and ``preview.png``; yields each written batch.
 
     Several processes write what one does: the batches are the same whatever their number, and each process makes
     some of them. A batch of which nothing is missing is not made again.

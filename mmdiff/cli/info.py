@@ -92,7 +92,7 @@ def cost(config: DictConfig) -> None:
 
 def with_devices(arguments: Sequence[str]) -> list[str]:
     """Arguments for the configuration of training, which says nothing of ``devices`` and whose runs have folders."""
-    return [f"++{a}" if a.startswith("devices=") else a for a in arguments] + ["hydra.run.dir=."]
+    return ["hydra.run.dir=.", *(f"++{a}" if a.startswith("devices=") else a for a in arguments)]
 
 
 if __name__ == "__main__":
