@@ -4,8 +4,10 @@
 
 101 examples in shards, batches of 4, 2 workers, 1 and 2 processes (gloo): one whole epoch, then an epoch that stops in
 the middle and goes on in a new loader from the state that the library saves, with as many processes or with one.
-Prints for each how many examples were lost and how many came twice. Needs what it compares: `pip install webdataset
-litdata mosaicml-streaming`.
+Prints for each how many examples were lost, how many came twice, and whether the others came in the order in which
+they would have come without the interruption (the examples of a step in the order of the processes).
+
+Needs what it compares: `pip install webdataset litdata mosaicml-streaming`.
 """
 
 import json
@@ -15,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import torch
@@ -159,8 +161,8 @@ class Mmdiff:
 KINDS = dict(zip(NAMES, (WebDataset, LitData, Streaming, Mmdiff), strict=True))
 
 
-def ids(batches) -> list[int]:
-    return [int(i) for batch in batches for i in batch]
+def ids(batches) -> list[list[int]]:
+    return [[int(i) for i in batch] for batch in batches]
 
 
 def work(name: str, folder: Path, rank: int, world: int) -> None:
@@ -185,9 +187,15 @@ def work(name: str, folder: Path, rank: int, world: int) -> None:
     dist.barrier()
 
 
-def verdict(seen: Iterable[int]) -> str:
+def in_order(processes: Sequence[list[list[int]]]) -> list[int]:
+    """Examples of all processes, step by step."""
+    return [i for step in zip_longest(*processes, fillvalue=()) for batch in step for i in batch]
+
+
+def verdict(seen: list[int], expected: list[int] | None = None) -> str:
     times = Counter(seen)
-    return f"{COUNT - len(times)} lost, {sum(times.values()) - len(times)} repeated"
+    same = "" if expected is None else f", {'same' if seen == expected else 'another'} order"
+    return f"{COUNT - len(times)} lost, {len(seen) - len(times)} repeated{same}"
 
 
 def prove(name: str) -> None:
@@ -222,16 +230,17 @@ def prove(name: str) -> None:
                     print(f"{name:12} {world} processes: {error.strip().splitlines()[-1]}")
         told = {path.stem: json.loads(path.read_text()) for path in folder.glob("of_*.json")}
         one, two = told.get("of_one_0"), [told.get("of_two_0"), told.get("of_two_1")]
-        if one:
-            print(f"{name:12} epoch of 1   {verdict(one['epoch'])}")
-        if all(two):
-            print(f"{name:12} epoch of 2   {verdict(chain(*(t['epoch'] for t in two)))}")
-        if one:
-            print(f"{name:12} 1 -> 1       {verdict(chain(one['first'], one['second']))}")
-        if all(two):
-            print(f"{name:12} 2 -> 2       {verdict(chain(*(t['first'] + t['second'] for t in two)))}")
-        if all(two) and one:
-            print(f"{name:12} 2 -> 1       {verdict(chain(*(t['first'] for t in two), one['after two']))}")
+        for what, starts, ends, uninterrupted in (
+            ("epoch of 1", [one], None, None),
+            ("epoch of 2", two, None, None),
+            ("1 -> 1", [one], [(one or {}).get("second")], [one]),
+            ("2 -> 2", two, [(t or {}).get("second") for t in two], two),
+            ("2 -> 1", two, [(one or {}).get("after two")], two),
+        ):
+            if all(starts) and (ends is None or all(ends)):
+                epoch = in_order([t["epoch"] for t in uninterrupted or starts])
+                seen = in_order([t["first"] for t in starts]) + in_order(ends) if ends else epoch
+                print(f"{name:12} {what:12} {verdict(seen, epoch if ends else None)}")
 
 
 if __name__ == "__main__":

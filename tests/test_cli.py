@@ -330,7 +330,8 @@ def test_two_processes_make_what_one_makes_though_each_is_killed(checkpoint, com
     two = [program, "sample", *given, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "resume=true"]
     out = tmp_path / "two"
     before: dict[Path, int] = {}
-    for victim, enough in ((1, 9), (0, 25)):
+    for victim in (1, 0):
+        enough = len(before) + 5
         with (tmp_path / "log").open("w") as log:
             running = subprocess.Popen([*two, "output=two"], cwd=tmp_path, env=environment, stdout=log, stderr=log)
             try:
