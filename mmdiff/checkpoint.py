@@ -4,6 +4,7 @@ A checkpoint holds the resolved configuration of its run beside the weights, so 
 Nothing is ever unpickled: checkpoints are loaded with ``weights_only=True`` and exports are safetensors.
 """
 
+import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,14 @@ def export(model: Model, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.denoiser.state_dict().items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(to_yaml(model.config), encoding="utf-8")
+
+
+def fingerprint(model: Model) -> str:
+    """Of the weights and the modality: two models that draw other samples have another one."""
+    digest = hashlib.sha256(to_yaml(model.config.modality).encode())
+    for name, tensor in model.denoiser.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def to_dict(config: DictConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import csv
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -46,8 +46,6 @@ class Folder(Dataset):
     def __init__(self, root: str | os.PathLike[str], modality: Modality):
         self.root = Path(root)
         self.modality = modality
-        if not self.root.is_dir():
-            raise DataError(root, "is not a folder; data.root must name one")
         self.conditions: list[dict[str, Any]] = []
         self.files: list[Path] = []
         for path, cond in self._scan():
@@ -69,7 +67,7 @@ class Folder(Dataset):
                 continue
             state = torch.get_rng_state()
             try:
-                return self.modality.read(self.files[i], torch.default_generator), self.conditions[i]
+                return self._read(i), self.conditions[i]
             except DataError as error:
                 torch.set_rng_state(
                     state
@@ -79,19 +77,34 @@ class Folder(Dataset):
         raise DataError(self.root, f"none of its {len(self)} files can be read")
 
     def _scan(self) -> Iterable[tuple[Path, dict[str, Any]]]:
-        metadata = next((self.root / name for name in METADATA if (self.root / name).is_file()), None)
-        if metadata:
-            for row in _rows(metadata):
-                path = self.root / row.pop("file_name")
-                yield path, self._label(path) | row
-            return
-        for path in sorted(self.root.rglob("*")):
-            if path.suffix.lower() in self.modality.suffixes and path.is_file():
-                yield path, self._label(path)
+        return scan(self.root, self.modality.suffixes)
 
-    def _label(self, path: Path) -> dict[str, Any]:
-        label = path.parent.relative_to(self.root).as_posix()
-        return {} if label == "." else {"label": label}
+    def _read(self, index: int) -> Tensor:
+        return self.modality.read(self.files[index], torch.default_generator)
+
+
+def scan(root: Path, suffixes: Sequence[str] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Files below a folder with their conditions, as `Folder` says; of all kinds where no suffixes are given.
+
+    Raises:
+        DataError: if the folder is missing, or its metadata are not valid.
+    """
+    if not root.is_dir():
+        raise DataError(root, "is not a folder; data.root must name one")
+    metadata = next((root / name for name in METADATA if (root / name).is_file()), None)
+    if metadata:
+        for row in _rows(metadata):
+            path = root / row.pop("file_name")
+            yield path, _label(path, root) | row
+        return
+    for path in sorted(root.rglob("*")):
+        if (suffixes is None or path.suffix.lower() in suffixes) and path.is_file():
+            yield path, _label(path, root)
+
+
+def _label(path: Path, root: Path) -> dict[str, Any]:
+    label = path.parent.relative_to(root).as_posix()
+    return {} if label == "." else {"label": label}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -293,5 +306,12 @@ class DataModule(L.LightningDataModule):
 
 
 def folder(root: str | os.PathLike[str], modality: Modality, **options: Any) -> DataModule:
-    """Loaders over a `Folder`; ``options`` are those of `DataModule`."""
-    return DataModule(Folder(root, modality), modality, **options)
+    """Loaders over a `Folder`, or over the shards in it; ``options`` are those of `DataModule`."""
+    return DataModule(open_folder(root, modality), modality, **options)
+
+
+def open_folder(root: str | os.PathLike[str], modality: Modality) -> Folder:
+    """The files in a folder, or in its shards if it has such (see `mmdiff.shards`)."""
+    from mmdiff.shards import INDEX, Shards  # which is a kind of Folder
+
+    return (Shards if (Path(root) / INDEX).is_file() else Folder)(root, modality)

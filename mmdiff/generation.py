@@ -1,6 +1,5 @@
 """Generation to files: from a model and what is asked of it to a folder a person can look into."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmdiff.autoguidance import check_guidance
-from mmdiff.checkpoint import Model, build_sampler, to_dict
+from mmdiff.checkpoint import Model, build_sampler, fingerprint, to_dict
 from mmdiff.errors import DataError, allowed, check_at_least
-from mmdiff.pictures import describe, save_grid
+from mmdiff.outputs import Alone, Output, Processes
 from mmdiff.sampling import Between, Sampler
 
-PICTURED = 64  # samples in the preview
 ROUND = 0x9E3779B9  # far from all seeds in use, as are its multiples modulo 2^32, beyond which generators do not count
 CHOICES = ("schedule", "solver", "guidance", "steps", "lag")
 
@@ -72,8 +70,13 @@ def batches(
     given: Sequence[Tensor] = (),
     known: str | None = None,
     extend: int = 0,
+    starts: Sequence[int] | None = None,
+    quiet: bool = False,
 ) -> Iterator[Tensor]:
-    """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i`` (see `generate`)."""
+    """Media of one sample per entry of ``conds``, in batches; sample i has seed ``seed + i`` (see `generate`).
+
+    ``starts`` are the first samples of the batches that are wanted, if not all; ``quiet`` shows no progress.
+    """
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed, extend=extend)
     numbers: Sequence[int | Between] = range(seed, seed + len(conds))
@@ -85,8 +88,10 @@ def batches(
         raise ValueError(f"known={known} names parts of given media; add given=FILE.")
     sampler = build_sampler(model.config)
     names = sorted({name for cond in conds for name in cond})
-    with tqdm(total=len(conds), unit="sample", dynamic_ncols=True) as bar:
-        for start in range(0, len(conds), batch_size):
+    starts = range(0, len(conds), batch_size) if starts is None else starts
+    total = sum(len(conds[start : start + batch_size]) for start in starts)
+    with tqdm(total=total, unit="sample", dynamic_ncols=True, disable=quiet) as bar:
+        for start in starts:
             part = conds[start : start + batch_size]
             seeds = numbers[start : start + len(part)]
             cond = {name: [c.get(name) for c in part] for name in names}
@@ -134,7 +139,15 @@ def _go_on(
     return media
 
 
-def generate(
+def generate(model: Model, conds: Sequence[Mapping[str, Any]], folder: str | Path, **options: Any) -> list[Tensor]:
+    """Write one file per entry of ``conds``, ``samples.jsonl`` and ``preview.png``; returns the batches of media.
+
+    Arguments and errors are those of `produce`.
+    """
+    return list(produce(model, conds, folder, **options))
+
+
+def produce(
     model: Model,
     conds: Sequence[Mapping[str, Any]],
     folder: str | Path,
@@ -146,51 +159,72 @@ def generate(
     paths: Sequence[Path] = (),
     known: str | None = None,
     extend: int = 0,
-) -> list[Tensor]:
-    """Write one file per entry of ``conds``, ``samples.jsonl`` and ``preview.png``; returns the batches of media.
+    resume: bool = False,
+    processes: Processes | None = None,
+) -> Iterator[Tensor]:
+    """Write one file per entry of ``conds``, then ``samples.jsonl`` and ``preview.png``; yields each written batch.
+
+    Several processes write what one does: the batches are the same whatever their number, and each process makes
+    some of them. A batch of which nothing is missing is not made again.
 
     Args:
         model: what samples.
         conds: condition values of each sample.
-        folder: for the files.
+        folder: for the files; one for all processes.
         seed: of the first sample; sample i has ``seed + i``.
-        batch_size: samples at a time.
+        batch_size: samples at a time; it changes the last bits of a sample.
         toward: a second seed; samples then lead from the noise of ``seed`` to its noise in equal steps.
         given: media that samples complete, used in turn.
         paths: the files of the given media, whose units the samples are written in.
         known: the parts of them to keep, in the modality's words (see `Modality.place`).
         extend: how often to continue each sample from its last half.
+        resume: keep the samples that are done (see `mmdiff.outputs.Output`).
+        processes: this one among those that share the work; None if it is alone.
 
     Raises:
         ValueError: for a condition that the model does not know.
         DataError: if the folder cannot be written.
     """
-    folder = make_folder(folder)
-    made: list[Tensor] = []
-    pictures: list[Tensor] = []
-    index = 0
-    chosen = {name: plain(model.config[name]) for name in CHOICES}
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
-        drawn = batches(
-            model, conds, seed=seed, batch_size=batch_size, toward=toward, given=given, known=known, extend=extend
-        )
-        for media in drawn:
-            made.append(media)
-            for item in media:
-                path = folder / f"{index:05d}{model.modality.suffix}"
-                origin = paths[index % len(paths)] if paths else None
-                model.modality.write(model.modality.restore(item, origin) if origin else item, path)
-                if index < PICTURED:
-                    pictures.append(model.modality.preview(item))
-                entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
-                if toward is not None:
-                    entry |= {"seed": seed, "toward": toward, "share": index / (len(conds) - 1)}
-                if given or extend:
-                    entry |= {"given": origin and str(origin), "known": known, "extend": extend}
-                record.write(json.dumps(entry | chosen, ensure_ascii=False) + "\n")
-                index += 1
-    save_grid(pictures, [describe(cond) for cond in conds[:PICTURED]], folder / "preview.png")
-    return made
+    check_at_least(1, count=len(conds), batch_size=batch_size)
+    check_at_least(0, seed=seed)
+    processes = processes or Alone()
+    asked: dict[str, Any] = {"model": fingerprint(model)} | {name: plain(model.config[name]) for name in CHOICES}
+    entries = []
+    for i, cond in enumerate(conds):
+        entry = {"file": f"{i:05d}{model.modality.suffix}", "seed": seed + i, "cond": dict(cond)}
+        if toward is not None:
+            entry |= {"seed": seed, "toward": toward, "share": i / max(len(conds) - 1, 1)}
+        if given or extend:
+            entry |= {"given": str(paths[i % len(paths)]) if paths else None, "known": known, "extend": extend}
+        entries.append(entry | asked)
+    output = Output(make_folder(folder), model.modality, entries)
+    if processes.global_rank == 0 and not resume:
+        output.forget()
+    processes.barrier()
+    done = output.done()
+    processes.barrier()
+    missing = [i for i in range(0, len(conds), batch_size) if not all(done[i : i + batch_size])]
+    starts = missing[processes.global_rank :: processes.world_size]
+    drawn = batches(
+        model,
+        conds,
+        seed=seed,
+        batch_size=batch_size,
+        toward=toward,
+        given=given,
+        known=known,
+        extend=extend,
+        starts=starts,
+        quiet=processes.global_rank > 0,
+    )
+    for start, media in zip(starts, drawn, strict=True):
+        for i, item in enumerate(media, start):
+            if not done[i]:
+                output.write(i, item, paths[i % len(paths)] if paths else None)
+        yield media
+    processes.barrier()
+    if processes.global_rank == 0:
+        output.finish()
 
 
 def make_folder(path: str | Path) -> Path:

@@ -54,7 +54,7 @@ def test_unknown_command(command, tmp_path):
     assert len(ran.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "tune", "export", "info"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "tune", "export", "shard", "info"])
 def test_help_of_a_command(name, command, tmp_path):
     ran = command(name, "--help", folder=tmp_path)
     assert (ran.status, ran.err) == (0, "")
@@ -316,6 +316,46 @@ def test_every_choice_samples_with_values_of_its_own(checkpoint, files, command,
         for group, values in expected.items():
             assert row[group].items() >= values.items(), words
         assert sound(tmp_path / f"turn{i}", "00000.wav").isfinite().all()
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes_though_each_is_killed(checkpoint, command, program, environment, tmp_path):
+    given = [f"checkpoint={checkpoint}", "count=50", "batch_size=4", "steps=10", "cond={pitch: [60, 64, 67]}"]
+    assert command("sample", *given, "output=one", folder=tmp_path).status == 0
+    two = [program, "sample", *given, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "resume=true"]
+    out = tmp_path / "two"
+    before: dict[Path, int] = {}
+    for victim in (1, 0):
+        enough = len(before) + 5
+        with (tmp_path / "log").open("w") as log:
+            running = subprocess.Popen([*two, "output=two"], cwd=tmp_path, env=environment, stdout=log, stderr=log)
+            try:
+                deadline = time.monotonic() + 400
+                while len(list(out.glob("*.wav"))) < enough and running.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                (child,) = map(int, Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split())
+                os.kill((running.pid, child)[victim], signal.SIGKILL)
+                assert running.wait(100) != 0
+            finally:
+                running.kill()
+        while alive(child) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        now = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+        assert enough <= len(now) < 50
+        assert not (out / "samples.jsonl").exists()
+        assert sum(now[path] != changed for path, changed in before.items()) <= 1  # whose line was not there yet
+        before = now
+    done = subprocess.run([*two, "output=two"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sum(path.stat().st_mtime_ns != changed for path, changed in before.items()) <= 1
+    one = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == one
+    assert len(one) == 52
 
 
 # Evaluation and export

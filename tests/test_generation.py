@@ -2,7 +2,11 @@
 
 import json
 import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Barrier, BrokenBarrierError, Lock
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +14,12 @@ from conftest import Numbers
 from omegaconf import OmegaConf
 from torch import nn
 
+from mmdiff import DataError
 from mmdiff.checkpoint import Model
 from mmdiff.conditioning import Conditioner
 from mmdiff.denoiser import Denoiser
 from mmdiff.generation import ROUND, batches, generate, override
+from mmdiff.outputs import Alone
 from mmdiff.sampling import SeededNoise
 from mmdiff.scaling import EDM
 
@@ -185,3 +191,134 @@ def test_the_model_hears_what_is_given(model):
     """The number after a given one follows it as the network says: x0 grows with what stands before."""
     low, high = (draw_many(model, given=[torch.tensor([[v]])])[:, 0, 1].mean() for v in (-2.0, 2.0))
     assert high - low > 0.5
+
+
+# Many processes
+
+
+def written(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Killed(Exception):
+    """In place of a signal."""
+
+
+def by_threads(model, folder, world, *, count=50, die=None, **options):
+    """What ``world`` processes write, each a thread; ``die=(rank, n)`` kills one when it has begun its n-th file."""
+    barrier, counts, lock = Barrier(world, timeout=60), Counter(), Lock()
+
+    def one(rank):
+        class Dying(type(model.modality)):
+            def write(self, media, path):
+                with lock:
+                    counts[rank] += 1
+                if die == (rank, counts[rank]):
+                    path.write_text("half a f")
+                    barrier.abort()
+                    raise Killed
+                super().write(media, path)
+
+        mine = model._replace(modality=Dying(4))
+        processes = SimpleNamespace(global_rank=rank, world_size=world, barrier=barrier.wait)
+        try:
+            generate(mine, [{}] * count, folder, batch_size=4, processes=processes, **options)
+        except (Killed, BrokenBarrierError) as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(world) as pool:
+        failures = list(pool.map(one, range(world)))
+    assert any(failures) == bool(die), failures
+    return counts
+
+
+@pytest.fixture
+def fifty(model, tmp_path, monkeypatch):
+    """The files that one process writes, with a picture that takes less time to draw."""
+
+    def pile(pictures, labels, path):
+        path.write_bytes(b"".join(picture.numpy().tobytes() for picture in pictures))
+        assert len(pictures) == len(labels)
+
+    monkeypatch.setattr("mmdiff.outputs.save_grid", pile)
+    generate(model, [{}] * 50, tmp_path / "one", batch_size=4)
+    files = written(tmp_path / "one")
+    assert sorted(files) == [*(f"{i:05d}.txt" for i in range(50)), "preview.png", "samples.jsonl"]
+    assert len(set(files.values())) == 52
+    return files
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_work_and_write_the_same(world, model, fifty, tmp_path):
+    counts = by_threads(model, tmp_path / "many", world)
+    assert written(tmp_path / "many") == fifty
+    assert sum(counts.values()) == 50
+    assert max(counts.values()) <= 4 * math.ceil(13 / world)
+
+
+@pytest.mark.parametrize("worlds", [(1, 1), (1, 2), (2, 2), (2, 1), (3, 2)])
+def test_nothing_whole_is_made_again_after_one_is_killed(worlds, model, fifty, tmp_path):
+    out = tmp_path / "out"
+    by_threads(model, out, worlds[0], die=(worlds[0] - 1, 7))
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.txt")}
+    lines = [line for record in out.glob(".unfinished/*/samples.jsonl") for line in record.read_text().splitlines()]
+    assert 6 <= len(before) == len(lines) < 50  # the torn file is none of them
+    counts = by_threads(model, out, worlds[1], resume=True)
+    assert written(out) == fifty
+    assert sum(counts.values()) == 50 - len(before)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_file_without_a_whole_line_is_made_again(model, fifty, tmp_path):
+    out = tmp_path / "out"
+    by_threads(model, out, 2, die=(1, 9))
+    record = max(out.glob(".unfinished/*/samples.jsonl"), key=lambda path: len(path.read_text()))
+    record.write_text(record.read_text()[:-20])
+    kept = len(list(out.glob("*.txt"))) - 1
+    assert sum(by_threads(model, out, 2, resume=True).values()) == 50 - kept
+    assert written(out) == fifty
+
+
+def test_more_of_the_same_keeps_what_is_there(model, fifty, tmp_path):
+    out = tmp_path / "out"
+    generate(model, [{}] * 21, out, batch_size=4)
+    assert sum(by_threads(model, out, 2, resume=True).values()) == 29
+    assert written(out).keys() == fifty.keys()
+    assert all(written(out)[name] == fifty[name] for name in fifty if name != "preview.png")
+    assert not by_threads(model, out, 2, resume=True)
+
+
+def test_samples_of_something_else_are_not_kept(model, fifty, tmp_path):
+    def made_again(other, **options):
+        return sum(by_threads(other, tmp_path / "one", 1, count=3, **{"resume": True} | options).values())
+
+    assert made_again(model) == 0
+    assert made_again(model, resume=False) == 3
+    assert made_again(model, seed=1) == 3
+    assert made_again(model) == 3
+    assert all(written(tmp_path / "one")[name] == fifty[name] for name in ("00000.txt", "00001.txt", "00002.txt"))
+    model.config.steps = 5
+    assert made_again(model) == 3
+    with torch.no_grad():
+        model.denoiser.network.weight += 0.1
+    assert made_again(model) == 3
+
+
+def test_processes_need_one_folder(model, tmp_path):
+    class Elsewhere(Alone):
+        world_size = 2
+
+    with pytest.raises(DataError, match=r"lacks 00002\.txt, one of 2; output must be one folder for all processes"):
+        generate(model, [{}] * 4, tmp_path, batch_size=2, processes=Elsewhere())
+
+
+def test_what_goes_with_a_file_comes_along(model, tmp_path):
+    class Twins(Numbers):
+        def write(self, media, path):
+            super().write(media, path)
+            path.with_suffix(".twin").write_text("twin")
+
+    generate(model._replace(modality=Twins(4)), [{}] * 2, tmp_path)
+    names = ["00000.twin", "00000.txt", "00001.twin", "00001.txt", "preview.png", "samples.jsonl"]
+    assert sorted(written(tmp_path)) == names

@@ -12,7 +12,8 @@ COMMANDS = {
     "evaluate": "measure a checkpoint:           mmdiff evaluate checkpoint=PATH count=256 output=DIR",
     "tune": "fit a solver of few steps:      mmdiff tune checkpoint=PATH steps=8 output=FILE",
     "export": "write weights without pickle:   mmdiff export checkpoint=PATH output=DIR",
-    "info": "show versions, devices, plugins and the options of every group",
+    "shard": "pack a folder into shards:      mmdiff shard data.root=DIR output=DIR",
+    "info": "show versions, devices, plugins, options; with experiment=NAME devices=N what training costs",
     "new": "write a plugin of your own:     mmdiff new NAME",
     "check": "does a plugin keep the rules:   mmdiff check NAME",
 }

@@ -22,8 +22,8 @@ MISTAKES = (DataError, HydraException, OmegaConfBaseException, OSError, ValueErr
 FULL = "HYDRA_FULL_ERROR"
 
 
-def run(command: str, job: Callable[[DictConfig], None]) -> None:
-    """Compose the configuration of ``command`` from ``sys.argv`` and call ``job`` with it.
+def run(command: str, job: Callable[[DictConfig], None], config_name: str | None = None) -> None:
+    """Compose the configuration of ``command``, or another one, from ``sys.argv`` and call ``job`` with it.
 
     Exits with status 1 after a mistake, saying what was given, what is allowed and which key to change.
     """
@@ -50,7 +50,9 @@ def run(command: str, job: Callable[[DictConfig], None]) -> None:
 
     guarded.__module__ = job.__module__
     try:
-        hydra.main(version_base="1.3", config_path=str(plugins.core_conf()), config_name=command)(guarded)()
+        hydra.main(version_base="1.3", config_path=str(plugins.core_conf()), config_name=config_name or command)(
+            guarded
+        )()
     except MISTAKES as error:
         _fail(command, error, show=full == "1")
 

@@ -15,7 +15,7 @@ def evaluate(config: DictConfig) -> None:
 
     from mmdiff.checkpoint import load
     from mmdiff.cli.device import choose
-    from mmdiff.data import Folder
+    from mmdiff.data import open_folder
     from mmdiff.errors import check_at_least
     from mmdiff.evaluation import first, generated, held_out, measure, write_report
     from mmdiff.generation import CHOICES, generate, make_folder, override, plain
@@ -25,7 +25,9 @@ def evaluate(config: DictConfig) -> None:
     output = make_folder(config.output)
     model = override(load(config.checkpoint, choose(config.device)), config)
     modality = model.modality
-    real = first(Folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
+    real = (
+        first(open_folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
+    )
     protocol = {"checkpoint": str(config.checkpoint), "real": config.real or "held out", "real_count": len(real)}
     if config.fake:
         fake = generated(config.fake, modality, config.count)

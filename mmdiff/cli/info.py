@@ -1,6 +1,7 @@
-"""``mmdiff info``: what is installed and what can be chosen."""
+"""``mmdiff info``: what is installed, what can be chosen, and what training an experiment costs."""
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from omegaconf import DictConfig
@@ -52,5 +53,51 @@ def _state(plugin: plugins.EntryPoint) -> str:
     return "ok" if plugins.plugin_conf(plugin) else "ok, but it has no conf folder"
 
 
+def cost(config: DictConfig) -> None:
+    """Print parameters, arithmetic, memory and communication of a training step on ``devices``."""
+    from hydra.utils import get_class, instantiate
+    from lightning.pytorch.callbacks import WeightAveraging
+
+    from mmdiff.checkpoint import build_denoiser
+    from mmdiff.cost import measure, report
+    from mmdiff.data import Encoded, collate
+    from mmdiff.errors import check_at_least
+    from mmdiff.fitting import fit_config
+    from mmdiff.module import DiffusionModule
+
+    devices = config.get("devices", 1)
+    check_at_least(1, devices=devices)
+    data = instantiate(config.data)
+    fit_config(config, data)
+    module = DiffusionModule(
+        build_denoiser(config, data.modality),
+        data.modality,
+        instantiate(config.train_schedule),
+        instantiate(config.optimizer),
+        levels=instantiate(config.get("levels")),
+    )
+    examples = Encoded(data.train, data.modality)
+    batch = collate([examples[i % len(examples)] for i in range(data.batch_size)])
+    averaged = any(issubclass(get_class(node._target_), WeightAveraging) for node in config.callbacks.values() if node)
+    measured = measure(
+        module,
+        batch,
+        averaged=averaged,
+        mixed="mixed" in str(config.trainer.precision),
+        accumulated=config.trainer.accumulate_grad_batches,
+    )
+    print(f"a batch of {len(batch.x)} examples of shape {tuple(data.modality.shape)} on each device")
+    print(report(measured, devices))
+
+
+def with_devices(arguments: Sequence[str]) -> list[str]:
+    """Arguments for the configuration of training, which says nothing of ``devices`` and whose runs have folders."""
+    return ["hydra.run.dir=.", *(f"++{a}" if a.startswith("devices=") else a for a in arguments)]
+
+
 if __name__ == "__main__":
-    run("info", info)
+    if any(argument.startswith("experiment=") for argument in sys.argv[1:]):
+        sys.argv[1:] = with_devices(sys.argv[1:])
+        run("info", cost, "train")
+    else:
+        run("info", info)
