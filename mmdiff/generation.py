@@ -1,7 +1,7 @@
 """Generation to files: from a model and what is asked of it to a folder a person can look into."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,31 +165,54 @@ def generate(
         ValueError: for a condition that the model does not know.
         DataError: if the folder cannot be written.
     """
+    entries = []
+    for index, cond in enumerate(conds):
+        entry: dict[str, Any] = {"seed": seed + index, "cond": dict(cond)}
+        if toward is not None:
+            entry |= {"seed": seed, "toward": toward, "share": index / (len(conds) - 1) if index else 0.0}
+        if given or extend:
+            origin = paths[index % len(paths)] if paths else None
+            entry |= {"given": origin and str(origin), "known": known, "extend": extend}
+        entries.append(entry)
+    drawn = batches(
+        model, conds, seed=seed, batch_size=batch_size, toward=toward, given=given, known=known, extend=extend
+    )
+    return write(model, ((media, {}) for media in drawn), entries, folder, paths)
+
+
+def write(
+    model: Model,
+    drawn: Iterable[tuple[Tensor, Mapping[str, Any]]],
+    entries: Sequence[Mapping[str, Any]],
+    folder: str | Path,
+    paths: Sequence[Path] = (),
+) -> list[Tensor]:
+    """Write files, ``samples.jsonl`` and ``preview.png``; returns the batches of media.
+
+    Args:
+        model: what samples.
+        drawn: batches of media, and what the record says of each batch.
+        entries: what the record says of each sample; its ``cond`` is its label.
+        folder: for the files.
+        paths: the files of given media, used in turn, whose units the samples are written in.
+    """
     folder = make_folder(folder)
     made: list[Tensor] = []
     pictures: list[Tensor] = []
     index = 0
     chosen = {name: plain(model.config[name]) for name in CHOICES}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
-        drawn = batches(
-            model, conds, seed=seed, batch_size=batch_size, toward=toward, given=given, known=known, extend=extend
-        )
-        for media in drawn:
+        for media, found in drawn:
             made.append(media)
             for item in media:
                 path = folder / f"{index:05d}{model.modality.suffix}"
-                origin = paths[index % len(paths)] if paths else None
-                model.modality.write(model.modality.restore(item, origin) if origin else item, path)
+                model.modality.write(model.modality.restore(item, paths[index % len(paths)]) if paths else item, path)
                 if index < PICTURED:
                     pictures.append(model.modality.preview(item))
-                entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
-                if toward is not None:
-                    entry |= {"seed": seed, "toward": toward, "share": index / (len(conds) - 1)}
-                if given or extend:
-                    entry |= {"given": origin and str(origin), "known": known, "extend": extend}
-                record.write(json.dumps(entry | chosen, ensure_ascii=False) + "\n")
+                entry = {"file": path.name, **entries[index], **found, **chosen}
+                record.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 index += 1
-    save_grid(pictures, [describe(cond) for cond in conds[:PICTURED]], folder / "preview.png")
+    save_grid(pictures, [describe(entry["cond"]) for entry in entries[:PICTURED]], folder / "preview.png")
     return made
 
 
