@@ -188,7 +188,8 @@ def edit_files(
     def drawn() -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
         for media, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size):
             ways.add(how)
-            yield media, {"edit": how}
+            resampled = {"solver": {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}, "lag": 0}
+            yield media, {"edit": how, **(resampled if how.startswith("repaint") else {})}
 
     write(model, drawn(), entries, folder, paths)
     return "; ".join(SAYS[how] for how in sorted(ways))

@@ -169,7 +169,7 @@ def generate(
     for index, cond in enumerate(conds):
         entry: dict[str, Any] = {"seed": seed + index, "cond": dict(cond)}
         if toward is not None:
-            entry |= {"seed": seed, "toward": toward, "share": index / (len(conds) - 1) if index else 0.0}
+            entry |= {"seed": seed, "toward": toward, "share": index / max(len(conds) - 1, 1)}
         if given or extend:
             origin = paths[index % len(paths)] if paths else None
             entry |= {"given": origin and str(origin), "known": known, "extend": extend}
@@ -209,7 +209,7 @@ def write(
                 model.modality.write(model.modality.restore(item, paths[index % len(paths)]) if paths else item, path)
                 if index < PICTURED:
                     pictures.append(model.modality.preview(item))
-                entry = {"file": path.name, **entries[index], **found, **chosen}
+                entry = {"file": path.name, **entries[index], **chosen, **found}
                 record.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 index += 1
     save_grid(pictures, [describe(entry["cond"]) for entry in entries[:PICTURED]], folder / "preview.png")

@@ -49,5 +49,6 @@ def span(word: str, axes: Mapping[str, Real[Tensor, "..."]], *others: str) -> Ma
     place = axes[axis]
     inside = (least <= place) & (place < most)
     if not inside.any():
-        raise ValueError(f"{word!r} holds nothing; {axis} go from {place.min():.4g} to {place.max():.4g}.")
+        known = place[~place.isnan()]
+        raise ValueError(f"{word!r} holds nothing; {axis} go from {known.min():.4g} to {known.max():.4g}.")
     return inside

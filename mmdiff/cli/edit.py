@@ -21,22 +21,26 @@ def edit(config: DictConfig) -> None:
     paths = [Path(path) for path in ([config.given] if isinstance(config.given, str) else config.given)]
     model = override(load(config.checkpoint, choose(config.device)), config)
     count = config.count or (8 if config.toward else len(paths))
-    chosen = {name: config[name] for name in ("keep", "source", "measured", "strength", "method", "noise")}
-    chosen |= {name: str(chosen[name]) for name in ("keep", "measured") if chosen[name] is not None}
-    chosen |= {"jump": config.jump, "repeats": config.repeats, "source": config.source and to_dict(config.source)}
+    chosen = {name: config[name] for name in ("strength", "method", "jump", "repeats", "noise")}
+    words = {name: str(config[name]) for name in ("keep", "measured") if config[name] is not None}
+    source = {} if config.source is None else {"source": to_dict(config.source)}
+    toward = {} if config.toward is None else {"toward": config.toward}
+    inverse = {"inverse": plain(config.inverse), "noise": config.noise} if config.measured else {}
     said = edit_files(
         model,
         spread(config.cond or {}, count),
         paths,
         Edit(
-            toward=config.toward and model.modality.read(Path(config.toward)),
+            toward=model.modality.read(Path(config.toward)) if toward else None,
             inverse=instantiate(config.inverse),
             **chosen,
+            **words,
+            **source,
         ),
         config.output,
         seed=config.seed,
         batch_size=config.batch_size,
-        record={"toward": config.toward, "inverse": config.measured and plain(config.inverse), **chosen},
+        record={**words, **toward, **source, **inverse, "strength": config.strength},
     )
     print(f"wrote {count} to {config.output}: {said}")
 
