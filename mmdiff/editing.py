@@ -102,7 +102,7 @@ def keeps_by_levels(config: DictConfig, known: Bool[Tensor, "b *parts"]) -> Bool
 
 
 def invert(denoise: Denoise, x0: Float[Tensor, "b *d"], sigmas: Float[Tensor, "n"]) -> Float[Tensor, "b *d"]:
-    """The state at ``sigmas[0]`` that the probability flow leads to ``x0``, by `heun`: Song et al. 2021a, section 5.3."""
+    """The state that the probability flow leads from ``sigmas[0]`` to ``x0``, by `heun`: Song et al. 2021a, section 5."""
     *_, last = heun(denoise, x0, sigmas.flip(0))
     return last.x
 
@@ -228,8 +228,10 @@ class _Draw:
         operators = [modality.operator(measured, one) for one in media]
         x0 = torch.stack([modality.encode(one) for one in media]).to(device)
 
-        def operator(x: Tensor) -> Tensor:
+        def each(x: Tensor) -> Tensor:
             return torch.cat([one(x[i : i + 1]) for i, one in enumerate(operators)])
+
+        operator = operators[0] if all(one is media[0] for one in media) else each
 
         heeding = partial(inverse, operator=operator, y=operator(x0), noise=edit.noise)
         return self._sampled(None if edit.strength == 1 else x0, edit, measured=heeding), "restored"

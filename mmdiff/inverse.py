@@ -78,28 +78,68 @@ def pigdm(
     if noise < 0 or spread <= 0:
         raise ValueError(f"noise must not be negative and inverse.spread positive, got {noise:g} and {spread:g}.")
 
+    def spread_out(v: Tensor, sigma: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
+        return spread**2 * sigma**2 / (spread**2 + sigma**2) * v
+
+    return _projected(denoise, operator, y, noise, iterations, spread_out)
+
+
+def mmps(
+    denoise: Denoise, operator: Operator, y: Float[Tensor, "b *m"], *, noise: float = 0.0, iterations: int = 5
+) -> Denoise:
+    """Moment-matching posterior sampling: Rozet et al. 2024, for linear operators.
+
+    As `pigdm`, with the covariance of p(x0 | x) from the denoiser's own Jacobian J, sigma^2 J (Tweedie), which makes
+    E[x0 | x, y] exact for every Gaussian, so what parts of an example have to do with each other counts. An iteration
+    costs a pass back through the network.
+
+    Args:
+        denoise: the denoiser, its conditions bound.
+        operator: A, linear (or affine).
+        y: what was measured.
+        noise: standard deviation of its error, at least 1e-3: the Jacobian of a network is not quite symmetric.
+        iterations: of conjugate gradients, at most.
+    """
+    if noise < 0:
+        raise ValueError(f"noise must not be negative, got {noise:g}.")
+
+    def pulled(v: Tensor, sigma: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
+        return sigma**2 * pull(v)
+
+    return _projected(denoise, operator, y, max(noise, 1e-3), iterations, pulled)
+
+
+def _projected(
+    denoise: Denoise,
+    operator: Operator,
+    y: Tensor,
+    noise: float,
+    iterations: int,
+    covariance: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor],
+) -> Denoise:
+    """D' = D + sigma^2 J^T A^T (A V A^T + noise^2)^-1 (y - A D), with V = ``covariance`` of p(x0 | x)."""
+
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = expand_sigma(sigma, x)
-        variance = spread**2 * sigma**2 / (spread**2 + sigma**2)
         with torch.enable_grad():
             state = x.detach().requires_grad_()
             x0 = denoise(state, sigma)
             clean = x0.detach().requires_grad_()
             predicted = operator(clean)
-        residual = y - predicted.detach()
+        residual, origin = y - predicted.detach(), operator(torch.zeros_like(x))  # of an affine A
+
+        def pull(v: Tensor) -> Tensor:
+            return torch.autograd.grad(x0, state, v, retain_graph=True)[0]
 
         def back(v: Tensor) -> Tensor:
             return torch.autograd.grad(predicted, clean, v, retain_graph=True)[0]
 
-        origin = operator(torch.zeros_like(x))  # of an affine A
-
-        def covariance(v: Tensor) -> Tensor:
-            return operator(variance * back(v)) - origin + noise**2 * v
+        def matrix(v: Tensor) -> Tensor:
+            return operator(covariance(back(v), sigma, pull)) - origin + noise**2 * v
 
         with torch.no_grad():
-            solved = back(conjugate_gradients(covariance, residual, iterations))
-        (change,) = torch.autograd.grad(x0, state, solved)
-        return x0.detach() + sigma**2 * change
+            solved = back(conjugate_gradients(matrix, residual, iterations))
+        return x0.detach() + sigma**2 * pull(solved)
 
     return guided
 

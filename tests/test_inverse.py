@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdiff.inverse import conjugate_gradients, dps, pigdm
+from mmdiff.inverse import conjugate_gradients, dps, mmps, pigdm
 from mmdiff.sampling import sample
 from mmdiff.schedules import Karras
 from mmdiff.solvers import heun
@@ -35,6 +35,23 @@ def test_pigdm_is_the_posterior_mean_of_a_gaussian(sigma):
     got = pigdm(denoise, operator, Y.expand(5, 2), noise=NOISE, spread=STD)(x, torch.tensor(sigma).double())
     expected, _ = posterior(1 / STD**2 + 1 / sigma**2, MEAN / STD**2 + x / sigma**2)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 3.0, 50.0])
+def test_mmps_is_the_posterior_mean_of_a_correlated_gaussian(sigma):
+    root = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    prior, eye = root @ root.T + 0.1 * torch.eye(SIZE), torch.eye(SIZE).double()
+
+    def correlated(x, sigma):
+        return MEAN + (x - MEAN) @ torch.linalg.solve(prior + sigma.max() ** 2 * eye, prior)
+
+    x = torch.randn(5, SIZE).double()
+    precision = torch.linalg.inv(prior) + eye / sigma**2 + A.T @ A / NOISE**2
+    expected = (MEAN @ torch.linalg.inv(prior) + x / sigma**2 + Y @ A / NOISE**2) @ torch.linalg.inv(precision)
+    got = mmps(correlated, operator, Y.expand(5, 2), noise=NOISE)(x, torch.tensor(sigma).double())
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    other = pigdm(correlated, operator, Y.expand(5, 2), noise=NOISE)(x, torch.tensor(sigma).double())
+    assert (other - expected).abs().max() > 0.01  # which takes the data for uncorrelated
 
 
 def test_pigdm_takes_affine_operators_and_exact_measurements():
@@ -101,7 +118,7 @@ def test_conjugate_gradients_solve_each_example():
     torch.testing.assert_close(got, torch.linalg.solve(matrix, b))
 
 
-@pytest.mark.parametrize("make", [dps, pigdm])
+@pytest.mark.parametrize("make", [dps, pigdm, mmps])
 def test_mistakes(make):
     with pytest.raises(ValueError, match="noise must not be negative"):
         make(denoise, operator, Y[None], noise=-1.0)

@@ -120,7 +120,9 @@ def test_a_number_of_points_and_unknown_words(clouds, fitted):
     assert torch.equal(kept[0], torch.arange(512) < 100)
     assert torch.equal(x, fitted.encode(clouds[0]))
     for word in ("top", "0", "513", "-1"):
-        with pytest.raises(ValueError, match=rf"'{word}' names no part; parts are left, .*a number up to 512, x:FROM:TO"):
+        with pytest.raises(
+            ValueError, match=rf"'{word}' names no part; parts are left, .*a number up to 512, x:FROM:TO"
+        ):
             fitted.place(clouds[0], word)
 
 
