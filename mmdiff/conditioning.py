@@ -139,7 +139,7 @@ class Conditioner(nn.Module):
             if len(values) != count:
                 raise ValueError(f"cond.{name} has {len(values)} values for {count} examples.")
             if self.training:
-                dropped = silent | (torch.rand(count) < embedder.drop)
+                dropped = silent | (torch.rand(count) < float(embedder.drop))
                 values = [None if d else v for d, v in zip(dropped.tolist(), values, strict=True)]
             try:
                 contexts.append(embedder(values))

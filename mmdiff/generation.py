@@ -188,7 +188,7 @@ def produce(
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed)
     processes = processes or Alone()
-    asked: dict[str, Any] = {"model": fingerprint(model)} | {name: plain(model.config[name]) for name in CHOICES}
+    asked = made_by(model)
     entries = []
     for i, cond in enumerate(conds):
         entry = {"file": f"{i:05d}{model.modality.suffix}", "seed": seed + i, "cond": dict(cond)}
@@ -225,6 +225,11 @@ def produce(
     processes.barrier()
     if processes.global_rank == 0:
         output.finish()
+
+
+def made_by(model: Model) -> dict[str, Any]:
+    """For a record: the digest of weights and modality, and the sampling choices."""
+    return {"model": fingerprint(model)} | {name: plain(model.config[name]) for name in CHOICES}
 
 
 def make_folder(path: str | Path) -> Path:

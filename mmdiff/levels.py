@@ -49,6 +49,11 @@ class PerPart:
                 f"levels.rates must be two numbers, the first at least 0 and not the greater, got {self.rates}"
             )
 
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimensions of an example along which levels differ."""
+        return (self.dim,)
+
     def __call__(
         self, sigma: Float[Tensor, "b"], x0: Float[Tensor, "b *d"], schedule: NoiseSchedule
     ) -> Float[Tensor, "b *parts"]:

@@ -1,7 +1,7 @@
 """All that the core knows about a kind of data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Generator, Tensor
 from torchmetrics import Metric
+
+from mmdiff.regions import region
 
 
 class Modality(ABC):
@@ -74,15 +76,37 @@ class Modality(ABC):
 
         Args:
             media: of one example.
-            known: the modality's word for the parts to keep; None keeps all that is data rather than padding.
+            known: words for the parts to keep (see `part` and `mmdiff.regions`); None keeps all that is data rather
+                than padding.
 
         Raises:
             ValueError: for a word that the modality does not know, naming those that it knows.
         """
-        if known is not None:
-            raise ValueError(f"known={known} means nothing to {type(self).__name__}; leave it out to keep all given.")
         x, data = self.encode(media), self.mask(media)
-        return x, torch.ones_like(x[:1], dtype=torch.bool) if data is None else data.all(0, keepdim=True)
+        kept = torch.ones_like(x[:1], dtype=torch.bool) if data is None else data.all(0, keepdim=True)
+        return x, kept if known is None else kept & region(str(known), lambda word: self.part(word, media))
+
+    def part(self, word: str, media: Tensor) -> Bool[Tensor, "*parts"]:
+        """The elements of ``encode(media)`` that a word names, broadcastable against them with one channel.
+
+        Raises:
+            ValueError: for a word that the modality does not know, naming those that it knows.
+        """
+        raise ValueError(f"known={word} means nothing to {type(self).__name__}; leave it out to keep all given.")
+
+    def operator(self, measured: str, media: Tensor) -> Callable[[Float[Tensor, "b *d"]], Float[Tensor, "b *m"]]:
+        """What a damaged file still tells: a differentiable function of model space, whose value for it is reliable.
+
+        Args:
+            measured: words for parts (see `part`) whose elements are measured, ``all`` for every element; or a word of
+                the modality for another function.
+            media: of one example.
+
+        Raises:
+            ValueError: for a word that the modality does not know, naming those that it knows.
+        """
+        known = self.place(media, None if measured == "all" else measured)[1]
+        return lambda x: x * known.to(x)
 
     def metrics(self) -> dict[str, Metric]:
         """Metrics by name; each has ``update(media, real=bool, cond={name: values})`` for batches of media.

@@ -87,8 +87,15 @@ class Output:
         (own / "files").mkdir()
         return own
 
-    def write(self, index: int, media: Tensor, origin: Path | None = None) -> None:
-        """Write the media of one sample, in the units of the file ``origin`` if there is one, and its line."""
+    def write(
+        self, index: int, media: Tensor, origin: Path | None = None, found: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the media of one sample, in the units of the file ``origin`` if there is one, and its line.
+
+        ``found`` is what the line shall also say, known only now; a sample that has it is done for this process alone.
+        """
+        if found:
+            self.lines[index] = json.dumps({**self.entries[index], **found}, ensure_ascii=False)
         path = self.own / "files" / self.entries[index]["file"]
         self.modality.write(self.modality.restore(media, origin) if origin else media, path)
         for part in sorted(path.parent.iterdir(), key=lambda part: part == path):  # what goes with it comes first

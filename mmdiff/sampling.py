@@ -1,8 +1,9 @@
 """Sampling: noise that belongs to an example, the loop that runs a solver, and the choices that it takes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,6 +151,9 @@ class Sampler:
         given: Float[Tensor, "b *d"] | None = None,
         known: Bool[Tensor, "b *parts"] | None = None,
         time: int | None = None,
+        strength: float = 1.0,
+        resampling: Callable[..., Iterator[Step]] | None = None,
+        measured: Callable[[Denoise], Denoise] | None = None,
     ) -> Float[Tensor, "b *d"]:
         """Samples of ``shape`` in model space, one per seed.
 
@@ -159,29 +163,44 @@ class Sampler:
             cond: one value per seed and name.
             seeds: of the samples.
             on_step: called with every step.
-            given: data to complete.
+            given: data to complete, or to vary.
             known: the parts of them to keep, broadcastable against them with one channel; they come out bitwise.
             time: dimension of a sample along which it has moments, counted from its end; needed with a ``lag``.
+            strength: in (0, 1], where on the schedule what is given gets noise and sampling starts: SDEdit,
+                Meng et al. 2022. At 1 nothing stays of parts that are not kept.
+            resampling: in place of the solver and of levels per part, for models trained without these: keeps the
+                known parts at one level for all (see `mmdiff.solvers.repaint`).
+            measured: makes the denoiser heed a measurement (see `mmdiff.inverse`).
 
         Raises:
-            ValueError: if moments are to lag in samples that have none.
+            ValueError: if moments are to lag in samples that have none, or at one level for all.
         """
         device = next(denoiser.parameters()).device
-        sigmas = self.schedule.grid(self.steps)
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must lie in (0, 1], got {strength:g}.")
+        sigmas, solver = self.schedule.grid(self.steps, strength), self.solver
         if self.lag:
             sigmas = self._one_after_another(sigmas, shape, time).to(device)
+        if given is not None:
+            given = given.to(device)
         if given is not None and known is not None:
-            given, known = given.to(device), known.to(device)
-            given = torch.where(known, given, 0)
+            known = known.to(device)
+            given = torch.where(known, given, 0) if strength == 1 else given
+        if given is not None and known is not None and resampling:
+            if self.lag:
+                raise ValueError("lag is for levels per part, which resampling does without; set lag=0.")
+            solver = partial(resampling, given=given, known=known)
+        elif given is not None and known is not None:
             sigmas = sigmas if self.lag else sigmas.reshape(-1, *[1] * known.ndim)
             sigmas = sigmas.to(given) * ~known
             moves = (sigmas[1:] != sigmas[:-1]).flatten(1).any(1)  # none while a known part has its turn
             sigmas = torch.cat([sigmas[:1], sigmas[1:][moves]])
+        denoise = self.bind(denoiser, cond, len(seeds))
         return sample(
-            self.bind(denoiser, cond, len(seeds)),
+            measured(denoise) if measured else denoise,
             (len(seeds), *shape),
             sigmas,
-            self.solver,
+            solver,
             SeededNoise(seeds),
             on_step,
             given=given,

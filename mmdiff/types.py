@@ -72,7 +72,10 @@ class DenoiseInContext(Protocol):
 
 @runtime_checkable
 class Levels(Protocol):
-    """``levels(sigma, x0, schedule)``: noise levels that differ within the examples, from one level for each (b,)."""
+    """``levels(sigma, x0, schedule)``: noise levels that differ within the examples, from one level for each (b,).
+
+    One with an attribute ``dims`` lets them differ along these dimensions of an example (0 for the channels) alone.
+    """
 
     def __call__(self, sigma: Tensor, x0: Tensor, schedule: Any) -> Tensor: ...
 

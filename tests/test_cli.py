@@ -54,7 +54,7 @@ def test_unknown_command(command, tmp_path):
     assert len(ran.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "tune", "export", "shard", "info"])
+@pytest.mark.parametrize("name", ["train", "sample", "edit", "evaluate", "tune", "export", "shard", "info"])
 def test_help_of_a_command(name, command, tmp_path):
     ran = command(name, "--help", folder=tmp_path)
     assert (ran.status, ran.err) == (0, "")

@@ -47,9 +47,9 @@ DATA = ["data.dataset.size=12", "data.held_out=6", "data.batch_size=2", "conditi
 
 
 def options() -> list[str]:
-    """All but the experiments, which are run as shipped."""
+    """All but the experiments, which are run as shipped, and what training has no use for."""
     found = [f"{group}={option}" for group in plugins.groups() for option in plugins.options(group)]
-    return [option for option in found if not option.startswith("experiment=")]
+    return [option for option in found if not option.startswith(("experiment=", "inverse="))]
 
 
 def shipped(option: str) -> dict:

@@ -9,6 +9,7 @@ from unittest.mock import ANY
 
 import pytest
 import torch
+
 from runs import assert_same_state, fit
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,7 +8,6 @@ import warnings
 
 import pytest
 import torch
-from runs import Cropped, fit
 
 from mmdiff import DataError
 from mmdiff.callbacks import Finite
@@ -16,6 +15,7 @@ from mmdiff.checkpoint import load_dict
 from mmdiff.cli.train import processes
 from mmdiff.data import DataModule, Folder
 from mmdiff.saving import Checkpoint
+from runs import Cropped, fit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",

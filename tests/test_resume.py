@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from runs import assert_same_state, fit
 
 pytestmark = pytest.mark.filterwarnings(

@@ -9,11 +9,11 @@ import time
 import lightning as L
 import pytest
 import torch
-from runs import assert_same_state, fit
 
 from mmdiff import DataError, saving
 from mmdiff.checkpoint import load_dict
 from mmdiff.saving import AtomicIO, Checkpoint, newest
+from runs import assert_same_state, fit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",

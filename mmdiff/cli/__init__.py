@@ -9,6 +9,7 @@ from mmdiff import __version__
 COMMANDS = {
     "train": "train a model:                  mmdiff train experiment=NAME",
     "sample": "draw samples from a checkpoint: mmdiff sample checkpoint=PATH count=16 output=DIR",
+    "edit": "change files with a model:      mmdiff edit checkpoint=PATH given=FILE keep=PARTS output=DIR",
     "evaluate": "measure a checkpoint:           mmdiff evaluate checkpoint=PATH count=256 output=DIR",
     "tune": "fit a solver of few steps:      mmdiff tune checkpoint=PATH steps=8 output=FILE",
     "export": "write weights without pickle:   mmdiff export checkpoint=PATH output=DIR",

@@ -44,10 +44,10 @@ class NoiseSchedule(ABC):
         strata = torch.arange(n, dtype=torch.float64) * world + rank
         return self.quantile((strata + torch.rand(n, dtype=torch.float64)) / (n * world))
 
-    def grid(self, steps: int) -> Float[Tensor, "{steps}+1"]:
-        """Decreasing noise levels of a sampler with that many steps; the last one is exactly 0."""
+    def grid(self, steps: int, start: float = 1.0) -> Float[Tensor, "{steps}+1"]:
+        """Decreasing noise levels of a sampler with that many steps, from t = ``start`` on; the last is exactly 0."""
         check_at_least(1, steps=steps)
-        t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        t = torch.linspace(start, 0, steps + 1, dtype=torch.float64)
         return torch.cat([self.quantile(t[:-1]), torch.zeros(1, dtype=torch.float64)])
 
 

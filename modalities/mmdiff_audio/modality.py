@@ -1,6 +1,6 @@
 """Sound as a modality: files, waveforms, spectrograms."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from mmdiff.metrics.kernel import KernelDistance
 from mmdiff.modality import Modality
+from mmdiff.regions import span
 from mmdiff_audio import media as files
 from mmdiff_audio.metrics import log_band_statistics
 from mmdiff_audio.representations import STFT, Representation
@@ -99,6 +100,22 @@ class Audio(Modality):
             return None
         centers = torch.arange(self.shape[-1]) * self.representation.hop
         return (centers < media.shape[-1]).expand(self.shape)
+
+    def part(self, word: str, media: Float[Tensor, "c n"]) -> Bool[Tensor, "1 #f #t"]:
+        """A time range ``seconds:FROM:TO``, by the centers of frames, or a band ``hertz:FROM:TO``, by those of bins."""
+        centers = torch.arange(self.shape[-1]) * self.representation.hop / self.rate
+        frequencies = self.representation.frequencies(self.rate)
+        return span(word, {"seconds": centers[None, None], "hertz": frequencies[None, :, None]})
+
+    def operator(
+        self, measured: str, media: Float[Tensor, "c n"]
+    ) -> Callable[[Float[Tensor, "b k f t"]], Float[Tensor, "b *m"]]:
+        """Also ``unclipped``: the samples of a clipped wave below its peak, through `decode`; not linear."""
+        if measured != "unclipped":
+            return super().operator(measured, media)
+        wave = torch.nn.functional.pad(media, (0, self.length - media.shape[-1]))
+        whole = wave.abs() < 0.999 * wave.abs().max()
+        return lambda x: self.decode(x) * whole.to(x)
 
     def preview(self, media: Float[Tensor, "c n"]) -> UInt8[Tensor, "3 h w"]:
         """Magnitudes in decibels over 80 dB, low frequencies at the bottom, 128 pixels high."""

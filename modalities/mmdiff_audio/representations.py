@@ -33,6 +33,10 @@ class Representation(ABC):
     def decode(self, grid: Float[Tensor, "*b k f t"], length: int) -> Float[Tensor, "*b n"]:
         """Waveform of that many samples."""
 
+    @abstractmethod
+    def frequencies(self, rate: int) -> Float[Tensor, "f"]:
+        """Center of each bin in hertz, for sound of that many samples per second."""
+
     def frames(self, length: int) -> int:
         """Frames of a waveform of that many samples; frame i is centered on sample i * hop."""
         return 1 + length // self.hop
@@ -78,6 +82,9 @@ class STFT(Representation):
         compressed = torch.view_as_complex(grid.movedim(-3, -1).contiguous())
         spectrum = torch.polar(compressed.abs() ** (1 / self.power), compressed.angle())
         return _flat(lambda s: self._istft(s, length), spectrum, kept=2)
+
+    def frequencies(self, rate: int) -> Float[Tensor, "f"]:
+        return torch.linspace(0, rate / 2, self.bins)
 
     def _stft(self, wave: Float[Tensor, "b n"]) -> Complex[Tensor, "b f t"]:
         window = torch.hann_window(self.n_fft, device=wave.device, dtype=wave.dtype)
@@ -148,6 +155,9 @@ class LogMel(Representation):
             length=length,
             rand_init=False,
         )
+
+    def frequencies(self, rate: int) -> Float[Tensor, "f"]:
+        return self.bands @ torch.linspace(0, rate / 2, self.bands.shape[1]) / self.bands.sum(1).clamp(min=1e-12)
 
     def _window(self, like: Tensor) -> Tensor:
         return torch.hann_window(self.n_fft, device=like.device, dtype=like.dtype)

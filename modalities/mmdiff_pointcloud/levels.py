@@ -1,6 +1,7 @@
 """Noise levels for clouds of which a side is given."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ class Sides:
 
     given: float = 0.3
     least: float = 0.2
+    dims: ClassVar = (1,)
 
     def __post_init__(self):
         if not 0 <= self.given <= 1:

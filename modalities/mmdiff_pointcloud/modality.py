@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from mmdiff.errors import DataError, check_at_least
 from mmdiff.modality import Modality
+from mmdiff.regions import span
 from mmdiff_pointcloud import media as files
 from mmdiff_pointcloud.clouds import Cloud
 from mmdiff_pointcloud.metrics import cloud_metrics
@@ -124,21 +125,28 @@ class PointCloud(Modality):
     def place(
         self, media: Float[Tensor, "n c"], known: str | None = None
     ) -> tuple[Float[Tensor, "c m"], Bool[Tensor, "1 m"]]:
-        """The cloud and the points of it to keep: a half, by its name, or as many of the first points as a number says.
-
-        The kept points come first.
-        """
-        if known is None:
-            return super().place(media)
+        """The cloud and the points of it to keep (see `part`); the points of a half, named alone, come first."""
         if known in HALVES:
             axis, sign = HALVES[known]
             media = media[(sign * media[:, axis]).argsort(stable=True)]
-            count = len(media) // 2
-        elif str(known).isdigit() and 0 < int(known) <= len(media):
-            count = int(known)
-        else:
-            raise ValueError(f"known must be {', '.join(HALVES)} or a number up to {len(media)}, got {known}.")
-        return self.encode(media), (torch.arange(self.shape[1]) < count)[None]
+            known = str(len(media) // 2)
+        return super().place(media, known)
+
+    def part(self, word: str, media: Float[Tensor, "n c"]) -> Bool[Tensor, "1 m"]:
+        """A half, by its name; as many of the first points as a number says; or ``x:FROM:TO``, ``y`` and ``z`` alike.
+
+        Coordinates are those of the media; a box is three ranges joined by ``and``.
+        """
+        points, count = media[:, :3].new_full((self.shape[1], 3), torch.nan), len(media)
+        points[:count] = media[:, :3]
+        place = torch.arange(self.shape[1])
+        if word in HALVES:
+            axis, sign = HALVES[word]
+            order = (sign * media[:, axis]).argsort(stable=True)
+            return torch.isin(place, order[: count // 2])[None]
+        if word.isdigit() and 0 < int(word) <= count:
+            return (place < int(word))[None]
+        return span(word, dict(zip("xyz", points.T[:, None], strict=True)), *HALVES, f"a number up to {count}")
 
     def preview(self, media: Float[Tensor, "n c"]) -> UInt8[Tensor, "3 h w"]:
         """Three shaded views side by side."""

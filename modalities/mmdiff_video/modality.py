@@ -1,7 +1,7 @@
 """Video as a modality: films, clips of frames, pixels."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from torchmetrics import Metric
 from mmdiff.errors import check_at_least
 from mmdiff.metrics.kernel import KernelDistance
 from mmdiff.modality import Modality
+from mmdiff.regions import region, span
 from mmdiff_video import media as files
 from mmdiff_video.metrics import motion_statistics, untrained_conv3d
+
+WORDS = ("first", "first:K", "last", "last:K", "both", "every:K")
 
 
 class Video(Modality):
@@ -94,27 +97,54 @@ class Video(Modality):
 
     def place(
         self, media: UInt8[Tensor, "3 t h w"], known: str | None = None
-    ) -> tuple[Float[Tensor, "3 f h w"], Bool[Tensor, "1 f 1 1"]]:
-        """The clip and the frames of it to keep.
+    ) -> tuple[Float[Tensor, "3 f h w"], Bool[Tensor, "1 f #h #w"]]:
+        """The clip and the frames, or the rectangles of them, to keep.
 
         Args:
             media: a whole clip; or the frames to keep alone, which then go where they belong.
-            known: ``first``, ``first:K`` frames, ``last``, ``last:K``, ``both`` ends, ``every:K`` for every K-th frame
-                from the first on; None for all that are given.
+            known: see `part`; None for all that are given.
         """
         frames, given = self.shape[1], media.shape[1]
-        place = torch.arange(frames)
-        keep = place < given if known is None else _named(known, place)
+        if known is None:
+            keep = (torch.arange(frames) < given)[None, :, None, None]
+        else:
+            keep = region(str(known), lambda word: self.part(word, media)) & torch.ones(1, frames, 1, 1).bool()
         if 0 < given != frames and known is not None:
-            if given != keep.sum():
+            count, whole = int(keep.any((2, 3)).sum()), media.new_zeros(self.shape)
+            if given != count:
                 raise ValueError(
-                    f"known={known} keeps {int(keep.sum())} of {frames} frames, but {given} are given: "
-                    f"give {frames} or {int(keep.sum())}."
+                    f"known={known} keeps {count} of {frames} frames, but {given} are given: give {frames} or {count}."
                 )
-            whole = media.new_zeros(self.shape)
-            whole[:, keep] = media
+            whole[:, keep.any((0, 2, 3))] = media
             media = whole
-        return self.encode(media), keep.reshape(1, -1, 1, 1)
+        return self.encode(media), keep
+
+    def part(self, word: str, media: UInt8[Tensor, "3 t h w"]) -> Bool[Tensor, "1 #f #h #w"]:
+        """Frames, or a rectangle in all of them.
+
+        ``first``, ``first:K`` frames, ``last``, ``last:K``, ``both`` ends, ``every:K`` for every K-th frame from the
+        first on, ``frames:FROM:TO`` counted from 0; ``rows:FROM:TO`` and ``columns:FROM:TO`` in pixels from the top
+        and the left.
+        """
+        frames, rows, columns = (torch.arange(size) for size in self.shape[1:])
+        axes = {"rows": rows[None, None, :, None], "columns": columns[None, None, None]}
+        named = _named(word, frames)
+        if named is not None:
+            return named[None, :, None, None]
+        return span(word, {"frames": frames[None, :, None, None], **axes}, *WORDS)
+
+    def operator(
+        self, measured: str, media: UInt8[Tensor, "3 t h w"]
+    ) -> Callable[[Float[Tensor, "b 3 f h w"]], Float[Tensor, "b 3 f *m"]]:
+        """Also ``coarse:K``, for a film of low resolution: the means of K x K pixels."""
+        match = re.fullmatch(r"coarse:(\d+)", measured)
+        height, width = self.shape[2:]
+        if not match:
+            return super().operator(measured, media)
+        size = int(match[1])
+        if not size or height % size or width % size:
+            raise ValueError(f"{measured} needs a size that divides {height} and {width} pixels.")
+        return lambda x: torch.nn.functional.avg_pool3d(x, (1, size, size))
 
     def preview(self, media: UInt8[Tensor, "3 t h w"]) -> UInt8[Tensor, "3 h row"]:
         """A contact sheet: up to 16 frames in a row."""
@@ -138,12 +168,12 @@ class Video(Modality):
         return {"mean": [float(f"{m:.5g}") for m in mean.tolist()], "std": [float(f"{s:.5g}") for s in std.tolist()]}
 
 
-def _named(known: str, place: Tensor) -> Bool[Tensor, "f"]:
-    """Frames by their word."""
-    match = re.fullmatch(r"(first|last|both|every)(?::(\d+))?", known)
+def _named(word: str, place: Tensor) -> Bool[Tensor, "f"] | None:
+    """Frames by their word; None for a word that names no frames."""
+    match = re.fullmatch(r"(first|last|both|every)(?::(\d+))?", word)
     count = int(match[2] or 1) if match else 0
     if not match or (match[1] == "both" and match[2]) or not 0 < count <= len(place):
-        raise ValueError(f"known must be first, first:K, last, last:K, both or every:K of {len(place)}, got {known}.")
+        return None
     patterns = {
         "first": place < count,
         "last": place >= len(place) - count,

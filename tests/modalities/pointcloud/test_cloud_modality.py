@@ -120,8 +120,22 @@ def test_a_number_of_points_and_unknown_words(clouds, fitted):
     assert torch.equal(kept[0], torch.arange(512) < 100)
     assert torch.equal(x, fitted.encode(clouds[0]))
     for word in ("top", "0", "513", "-1"):
-        with pytest.raises(ValueError, match=rf"known must be left, .* or a number up to 512, got {word}"):
+        with pytest.raises(
+            ValueError, match=rf"'{word}' names no part; parts are left, .*a number up to 512, x:FROM:TO"
+        ):
             fitted.place(clouds[0], word)
+
+
+def test_boxes(clouds, fitted):
+    points, middle = clouds[0][:, :3], clouds[0][:, :3].median(0).values.tolist()
+    x, kept = fitted.place(clouds[0], f"x:{middle[0]}: and y::{middle[1]} and not z:0:0.1")
+    inside = (points[:, 0] >= middle[0]) & (points[:, 1] < middle[1]) & ~((points[:, 2] >= 0) & (points[:, 2] < 0.1))
+    assert torch.equal(kept[0], inside)
+    assert 0 < inside.sum() < 512
+    assert torch.equal(x, fitted.encode(clouds[0]))
+    part = fitted.place(clouds[0][:200], "not x:0:")[1]
+    assert torch.equal(part[0, :200], ~(points[:200, 0] >= 0))
+    assert not part[0, 200:].any()
 
 
 def test_a_surface_and_a_turntable_beside_the_cloud(clouds, tmp_path):

@@ -127,7 +127,7 @@ def test_an_unknown_word(run, films, command, tmp_path):
     ran = command("sample", checkpoint, f"given={films}/cats/a.mp4", "known=middle", folder=tmp_path)
     assert ran.status == 1
     assert ran.err.startswith(
-        "mmdiff sample: known must be first, first:K, last, last:K, both or every:K of 8, got mid"
+        "mmdiff sample: 'middle' names no part; parts are first, first:K, last, last:K, both, every:K, frames:"
     )
 
 

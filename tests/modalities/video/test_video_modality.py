@@ -79,9 +79,33 @@ def test_a_shorter_film_is_kept_whole(video, clips):
     assert torch.equal(x[:, :5], video.encode(clips[0])[:, :5])
 
 
+def test_rectangles(video, clips):
+    kept = video.place(clips[0], "rows:4:12 and columns::8")[1]
+    assert kept.shape == (1, 8, 32, 32)
+    rows, columns = kept[0, 3].nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 11, 0, 7)
+    assert kept.sum() == 8 * 8 * 8
+    both = video.place(clips[0], "frames:2:4 or not rows:4:12")[1]
+    assert both[0, 2].all()
+    assert both[0, 5, 0].all()
+    assert not both[0, 5, 4:12].any()
+
+
+def test_low_resolution(video, clips):
+    x = video.encode(torch.stack(list(clips[:2])))
+    seen = video.operator("coarse:4", clips[0])(x)
+    assert seen.shape == (2, 3, 8, 8, 8)
+    torch.testing.assert_close(seen[1, 2, 3, 4, 5], x[1, 2, 3, 16:20, 20:24].mean())
+    with pytest.raises(ValueError, match="a size that divides 32 and 32 pixels"):
+        video.operator("coarse:5", clips[0])
+    masked = video.operator("every:2", clips[0])(x)
+    assert torch.equal(masked[:, :, ::2], x[:, :, ::2])
+    assert not masked[:, :, 1::2].any()
+
+
 @pytest.mark.parametrize("known", ["middle", "first:0", "first:9", "both:2", "every:", "last:-1"])
 def test_unknown_words(known, video, clips):
-    with pytest.raises(ValueError, match=r"known must be first, first:K.* of 8, got"):
+    with pytest.raises(ValueError, match=r"names no part; parts are first, first:K.*, columns:FROM:TO"):
         video.place(clips[0], known)
 
 

@@ -1,0 +1,50 @@
+"""``mmdiff edit``: files kept in part, varied, blended, carried over to another condition, or restored."""
+
+import sys
+
+from omegaconf import DictConfig
+
+from mmdiff.cli.app import from_checkpoint, run
+
+
+def edit(config: DictConfig) -> None:
+    """Edit the given files and write what comes of them to the output folder."""
+    from pathlib import Path
+
+    from hydra.utils import instantiate
+
+    from mmdiff.checkpoint import load, to_dict
+    from mmdiff.cli.device import choose
+    from mmdiff.editing import Edit, edit_files
+    from mmdiff.generation import override, plain, spread
+
+    paths = [Path(path) for path in ([config.given] if isinstance(config.given, str) else config.given)]
+    model = override(load(config.checkpoint, choose(config.device)), config)
+    count = config.count or (8 if config.toward else len(paths))
+    chosen = {name: config[name] for name in ("strength", "method", "jump", "repeats", "noise")}
+    words = {name: str(config[name]) for name in ("keep", "measured") if config[name] is not None}
+    source = {} if config.source is None else {"source": to_dict(config.source)}
+    toward = {} if config.toward is None else {"toward": config.toward}
+    inverse = {"inverse": plain(config.inverse), "noise": config.noise} if config.measured else {}
+    said = edit_files(
+        model,
+        spread(config.cond or {}, count),
+        paths,
+        Edit(
+            toward=model.modality.read(Path(config.toward)) if toward else None,
+            inverse=instantiate(config.inverse),
+            **chosen,
+            **words,
+            **source,
+        ),
+        config.output,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        record={**words, **toward, **source, **inverse, "strength": config.strength},
+    )
+    print(f"wrote {count} to {config.output}: {said}")
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = from_checkpoint("edit", sys.argv[1:])
+    run("edit", edit)
