@@ -6,10 +6,13 @@ branch of guidance are the same thing: its value becomes ``None``, which every e
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
@@ -143,6 +146,45 @@ class Conditioner(nn.Module):
     def null(self, count: int) -> Context:
         """The context in which nothing is said."""
         return merge([embedder([None] * count) for embedder in self.embedders.values()])
+
+
+def unmix(
+    cond: Mapping[str, Sequence[Any]], count: int
+) -> tuple[list[dict[str, list[Any]]], Float[Tensor, "mixed count"]]:
+    """Take mixtures apart: values that are mappings from value to weight, for some examples or all.
+
+    Returns:
+        Conditions without mixtures, as many as the largest one has parts, and the weights of these parts for each
+        example, which add up to 1.
+
+    Raises:
+        ValueError: for weights that are not positive numbers.
+    """
+    if not any(isinstance(value, Mapping) for values in cond.values() for value in values):
+        return [{name: list(values) for name, values in cond.items()}], torch.ones(1, count)
+    rows = [
+        [tuple(zip(*parts, strict=True)) for parts in product(*(_parts(name, v[i]) for name, v in cond.items()))]
+        for i in range(count)
+    ]
+    most = max(map(len, rows))
+    weights = torch.zeros(most, count)
+    conds: list[dict[str, list[Any]]] = [{name: [] for name in cond} for _ in range(most)]
+    for i, row in enumerate(rows):
+        for k in range(most):
+            values, shares = row[min(k, len(row) - 1)]
+            weights[k, i] = prod(shares) if k < len(row) else 0
+            for name, value in zip(cond, values, strict=True):
+                conds[k][name].append(value)
+    return conds, weights
+
+
+def _parts(name: str, value: Any) -> list[tuple[Any, float]]:
+    if not isinstance(value, Mapping):
+        return [(value, 1.0)]
+    weights = list(value.values())
+    if not weights or not all(isinstance(w, int | float) and w > 0 for w in weights):
+        raise ValueError(f"cond.{name}: a mixture needs positive weights, {{VALUE: WEIGHT}}; got {dict(value)}.")
+    return [(part, weight / sum(weights)) for part, weight in value.items()]
 
 
 def merge(contexts: Sequence[Context]) -> Context:

@@ -29,7 +29,8 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 class Folder(Dataset):
     """The files below a folder, with conditions from folder names and a metadata file.
 
-    A file's condition ``label`` is the path of its folder relative to the root. A ``metadata.jsonl`` or
+    A file's condition ``label`` is the path of its folder relative to the root, and ``text`` what a file of the same
+    name that ends in .txt beside it says. A ``metadata.jsonl`` or
     ``metadata.csv`` in the root whose rows have a ``file_name`` adds (or replaces) conditions by column; where it
     exists, only the files that it names are used. A file that cannot be read is named in one warning and another
     one takes its place.
@@ -78,15 +79,22 @@ class Folder(Dataset):
         if metadata:
             for row in _rows(metadata):
                 path = self.root / row.pop("file_name")
-                yield path, self._label(path) | row
+                yield path, self._told(path) | row
             return
         for path in sorted(self.root.rglob("*")):
             if path.suffix.lower() in self.modality.suffixes and path.is_file():
-                yield path, self._label(path)
+                yield path, self._told(path)
 
-    def _label(self, path: Path) -> dict[str, Any]:
+    def _told(self, path: Path) -> dict[str, Any]:
         label = path.parent.relative_to(self.root).as_posix()
-        return {} if label == "." else {"label": label}
+        told = {} if label == "." else {"label": label}
+        caption = path.with_suffix(".txt")
+        if ".txt" not in self.modality.suffixes and caption.is_file():
+            try:
+                told["text"] = caption.read_text(encoding="utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise DataError(caption, f"is not a text in UTF-8 ({error.reason})") from error
+        return told
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

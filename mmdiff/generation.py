@@ -68,6 +68,7 @@ def batches(
     *,
     seed: int,
     batch_size: int,
+    against: Sequence[Mapping[str, Any]] = (),
     toward: int | None = None,
     given: Sequence[Tensor] = (),
     known: str | None = None,
@@ -84,13 +85,11 @@ def batches(
     if known is not None and not given:
         raise ValueError(f"known={known} names parts of given media; add given=FILE.")
     sampler = build_sampler(model.config)
-    names = sorted({name for cond in conds for name in cond})
     with tqdm(total=len(conds), unit="sample", dynamic_ncols=True) as bar:
         for start in range(0, len(conds), batch_size):
             part = conds[start : start + batch_size]
             seeds = numbers[start : start + len(part)]
-            cond = {name: [c.get(name) for c in part] for name in names}
-            draw = partial(_draw, model, sampler, cond)
+            draw = partial(_draw, model, sampler, _by_name(part), _by_name(against[start : start + batch_size]))
             media = draw(
                 seeds, [given[i % len(given)] for i in range(start, start + len(part))] if given else [], known
             )
@@ -98,24 +97,30 @@ def batches(
             bar.update(len(part))
 
 
+def _by_name(conds: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = sorted({name for cond in conds for name in cond})
+    return {name: [cond.get(name) for cond in conds] for name in names}
+
+
 def _draw(
     model: Model,
     sampler: Sampler,
     cond: Mapping[str, Sequence[Any]],
+    against: Mapping[str, Sequence[Any]],
     seeds: Sequence[int | Between],
     given: Sequence[Tensor],
     known: str | None = None,
 ) -> Tensor:
     """Media of one sample per seed, which complete the given ones."""
     modality = model.modality
+    sampler = partial(sampler, model.denoiser, modality.shape, cond, seeds, against=against, time=modality.time)
     if not given:
-        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, time=modality.time).cpu())
+        return modality.decode(sampler().cpu())
     placed = [modality.place(media, known) for media in given]
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    x = sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept, time=modality.time)
-    return modality.decode(x.cpu())
+    return modality.decode(sampler(given=x0, known=kept).cpu())
 
 
 def _go_on(
@@ -141,6 +146,7 @@ def generate(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    against: Sequence[Mapping[str, Any]] = (),
     toward: int | None = None,
     given: Sequence[Tensor] = (),
     paths: Sequence[Path] = (),
@@ -155,6 +161,7 @@ def generate(
         folder: for the files.
         seed: of the first sample; sample i has ``seed + i``.
         batch_size: samples at a time.
+        against: conditions of each sample that guidance moves away from; none if empty.
         toward: a second seed; samples then lead from the noise of ``seed`` to its noise in equal steps.
         given: media that samples complete, used in turn.
         paths: the files of the given media, whose units the samples are written in.
@@ -172,7 +179,15 @@ def generate(
     chosen = {name: plain(model.config[name]) for name in CHOICES}
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as record:
         drawn = batches(
-            model, conds, seed=seed, batch_size=batch_size, toward=toward, given=given, known=known, extend=extend
+            model,
+            conds,
+            seed=seed,
+            batch_size=batch_size,
+            against=against,
+            toward=toward,
+            given=given,
+            known=known,
+            extend=extend,
         )
         for media in drawn:
             made.append(media)
@@ -183,6 +198,8 @@ def generate(
                 if index < PICTURED:
                     pictures.append(model.modality.preview(item))
                 entry = {"file": path.name, "seed": seed + index, "cond": dict(conds[index])}
+                if against and any(against[index].values()):
+                    entry["against"] = dict(against[index])
                 if toward is not None:
                     entry |= {"seed": seed, "toward": toward, "share": index / (len(conds) - 1)}
                 if given or extend:

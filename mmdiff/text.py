@@ -40,6 +40,11 @@ def normalize(text: Any) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def warn_of_length(length: int, units: str) -> None:
+    """Say, in the same words each time and so once, that a text is longer than what is read of it."""
+    warnings.warn(f"texts are read up to {length} {units}; the end of a longer one is left out", stacklevel=2)
+
+
 class ByteEmbedder(TextEmbedder):
     """A small transformer on the bytes of UTF-8, trained with the model: any language, nothing to download.
 
@@ -93,7 +98,7 @@ class ByteEmbedder(TextEmbedder):
         """The bytes of a text, at most ``length`` of them and whole characters."""
         code = normalize(text).encode()
         if len(code) > self.length:
-            warnings.warn(f"texts are read up to {self.length} bytes; the end of a longer one is left out", stacklevel=2)
+            warn_of_length(self.length, "bytes")
             code = code[: self.length].decode(errors="ignore").encode()
         return code
 
@@ -109,7 +114,9 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "b n w"], known: Bool[Tensor, "b n"]) -> Float[Tensor, "b n w"]:
-        q, k, v = rearrange(self.qkv(F.layer_norm(x, x.shape[-1:])), "b n (qkv h c) -> qkv b h n c", qkv=3, h=self.heads)
+        q, k, v = rearrange(
+            self.qkv(F.layer_norm(x, x.shape[-1:])), "b n (qkv h c) -> qkv b h n c", qkv=3, h=self.heads
+        )
         places = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)[:, None]
         seen = F.scaled_dot_product_attention(
             rotate(q, places), rotate(k, places), v, attn_mask=known[:, None, None, :]

@@ -12,6 +12,7 @@ def evaluate(config: DictConfig) -> None:
     """Measure and write ``metrics.json``; samples drawn for it go to ``output/samples``."""
     import torch
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
     from mmdiff.checkpoint import load
     from mmdiff.cli.device import choose
@@ -25,6 +26,7 @@ def evaluate(config: DictConfig) -> None:
     output = make_folder(config.output)
     model = override(load(config.checkpoint, choose(config.device)), config)
     modality = model.modality
+    model.config.data = OmegaConf.merge(model.config.data, config.data or {})
     real = first(Folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
     protocol = {"checkpoint": str(config.checkpoint), "real": config.real or "held out", "real_count": len(real)}
     if config.fake:
