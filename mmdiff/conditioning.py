@@ -4,16 +4,19 @@ An unknown value is ``None``. Dropping a condition in training, leaving it out a
 branch of guidance are the same thing: its value becomes ``None``, which every embedder maps to a learned vector.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmdiff.errors import DataError
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
 
@@ -105,6 +108,49 @@ class NumberEmbedder(Embedder):
     def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
         number = torch.tensor([float(v) for v in values], dtype=torch.float64)
         return {"mean": number.mean().item(), "std": number.std(correction=0).clamp(min=1e-6).item()}
+
+
+class DenseEmbedder(Embedder):
+    """A signal aligned with the data, as it is, and a last channel that is 1 where it is known.
+
+    The network needs as many more input channels (``network.dense``). Values are tensors, arrays, or .npy files.
+
+    Args:
+        shape: of a signal, (channels, *size), with the size of the data in model space, or 1 along a dimension.
+    """
+
+    blank: Tensor
+
+    def __init__(self, shape: Sequence[int], drop: float = 0.1):
+        super().__init__(drop)
+        self.register_buffer("blank", torch.zeros(*shape), persistent=False)
+
+    def forward(self, values: Sequence[Any]) -> Context:
+        rows = [self.blank if value is None else self.blank.new_tensor(read_array(value)) for value in values]
+        wrong = next((row for row in rows if row.shape != self.blank.shape), None)
+        if wrong is not None:
+            raise ValueError(f"expected signals of shape {tuple(self.blank.shape)}, got {tuple(wrong.shape)}")
+        known = self.blank.new_tensor([value is not None for value in values])
+        mark = known.reshape(-1, *[1] * self.blank.ndim).expand(-1, 1, *self.blank.shape[1:])
+        return Context(dense=torch.cat([torch.stack(rows), mark], 1))
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
+        return {"shape": list(read_array(values[0]).shape)}
+
+
+def read_array(value: Any) -> np.ndarray:
+    """A signal, from a .npy file if a path is given.
+
+    Raises:
+        DataError: for a file that cannot be read.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return np.asarray(value)
+    try:
+        return np.load(value)
+    except (OSError, ValueError) as error:
+        raise DataError(value, "is not a .npy file that can be read") from error
 
 
 class Conditioner(nn.Module):

@@ -30,10 +30,10 @@ class Folder(Dataset):
     """The files below a folder, with conditions from folder names and a metadata file.
 
     A file's condition ``label`` is the path of its folder relative to the root, and ``text`` what a file of the same
-    name that ends in .txt beside it says. A ``metadata.jsonl`` or
-    ``metadata.csv`` in the root whose rows have a ``file_name`` adds (or replaces) conditions by column; where it
-    exists, only the files that it names are used. A file that cannot be read is named in one warning and another
-    one takes its place.
+    name that ends in .txt beside it says. A ``metadata.jsonl`` or ``metadata.csv`` in the root whose rows have a
+    ``file_name`` adds (or replaces) conditions by column, among them .npy files by their path in the root; where it
+    exists, only the files that it names are used. A file that cannot be read is named in one warning and another one
+    takes its place.
 
     Args:
         root: the folder.
@@ -79,6 +79,7 @@ class Folder(Dataset):
         if metadata:
             for row in _rows(metadata):
                 path = self.root / row.pop("file_name")
+                row |= {name: str(self.root / v) for name, v in row.items() if str(v).endswith(".npy")}
                 yield path, self._told(path) | row
             return
         for path in sorted(self.root.rglob("*")):

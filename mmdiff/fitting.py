@@ -48,7 +48,7 @@ def adopt(config: DictConfig, saved: DictConfig) -> None:
 
 
 def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """One embedder per condition: numbers stay numbers, labels become classes, ``text`` is read.
+    """One embedder per condition: numbers stay numbers, labels become classes, ``text`` is read, .npy files are dense.
 
     Other free text is left out with a warning.
     """
@@ -56,6 +56,8 @@ def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     for name, values in conditions.items():
         if all(isinstance(v, int | float) for v in values):
             embedders[name] = _embedder("NumberEmbedder", mean=None, std=None)
+        elif all(str(v).endswith(".npy") for v in values):
+            embedders[name] = {"_target_": "mmdiff.conditioning.DenseEmbedder", "shape": None}
         elif name == "text":
             embedders[name] = {"_target_": "mmdiff.text.ByteEmbedder", "features": "${conditioner.features}"}
         elif len(set(map(str, values))) <= max(2, len(values) // 2):

@@ -14,7 +14,7 @@ def evaluate(config: DictConfig) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from mmdiff.checkpoint import load
+    from mmdiff.checkpoint import load, to_dict
     from mmdiff.cli.device import choose
     from mmdiff.data import Folder
     from mmdiff.errors import check_at_least
@@ -29,6 +29,7 @@ def evaluate(config: DictConfig) -> None:
     model.config.data = OmegaConf.merge(model.config.data, config.data or {})
     real = first(Folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
     protocol = {"checkpoint": str(config.checkpoint), "real": config.real or "held out", "real_count": len(real)}
+    protocol |= {"data": to_dict(config.data)} if config.data else {}
     if config.fake:
         fake = generated(config.fake, modality, config.count)
         protocol |= {"fake": config.fake}

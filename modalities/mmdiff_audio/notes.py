@@ -96,9 +96,10 @@ class Notes(Dataset):
         ``pitch`` is a MIDI note number, ``timbre`` a name from ``TIMBRES``, ``text`` a caption.
         """
         rng = np.random.default_rng((self.seed, range(self.size)[i]))
-        step, kind = rng.integers(len(PITCHES)), rng.integers(len(TIMBRES))
-        while not belongs(step + 6 * kind, self.split):
-            step, kind = rng.integers(len(PITCHES)), rng.integers(len(TIMBRES))
+        while True:
+            step, kind = int(rng.integers(len(PITCHES))), int(rng.integers(len(TIMBRES)))
+            if belongs(step + 6 * kind, self.split):
+                break
         pitch, name = PITCHES[step], TIMBRES[kind]
         wave = synthesize(rng, INSTRUMENTS[name], hertz(pitch), rate=self.rate, seconds=self.seconds)
         text = caption(rng, pitch, name, split=self.split, complete=self.complete)

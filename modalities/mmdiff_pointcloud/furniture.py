@@ -260,7 +260,7 @@ def _vase(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     return [turned("body", (0, 0, 0), outline)], {}
 
 
-def _combination(kind: str, legs: int = LEGS[0], back: str | None = None) -> int:
+def _combination(kind: str, legs: int = LEGS[1], back: str | None = None) -> int:
     """A number for each kind, number of legs, and back or none; 0 is a chair with a back on three legs."""
     kinds = ["chair", "stool", "table", "lamp", "shelf", "vase"]
     return len(LEGS) * kinds.index("stool" if back == "no" else kind) + LEGS.index(legs)

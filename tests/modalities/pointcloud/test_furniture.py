@@ -199,7 +199,8 @@ def test_size_words_divide_the_things_of_a_kind(things, kind, words, name):
     if kind == "chair":  # whether a stool is tall is another question than whether a chair is
         things = [thing for thing in things if thing[1]["back"] == "no"]
     less, more = (
-        [c[name] for _, c in things if c["kind"] == kind and re.search(rf"\b{word} ", c["text"])] for word in words
+        [c[name] for _, c in things if c["kind"] == kind and re.search(rf"(?<!cm )\b{word} ", c["text"])]
+        for word in words
     )
     assert max(less) < min(more)
 
