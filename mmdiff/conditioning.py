@@ -4,13 +4,19 @@ An unknown value is ``None``. Dropping a condition in training, leaving it out a
 branch of guidance are the same thing: its value becomes ``None``, which every embedder maps to a learned vector.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from mmdiff.errors import DataError
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
 
@@ -104,6 +110,49 @@ class NumberEmbedder(Embedder):
         return {"mean": number.mean().item(), "std": number.std(correction=0).clamp(min=1e-6).item()}
 
 
+class DenseEmbedder(Embedder):
+    """A signal aligned with the data, as it is, and a last channel that is 1 where it is known.
+
+    The network needs as many more input channels (``network.dense``). Values are tensors, arrays, or .npy files.
+
+    Args:
+        shape: of a signal, (channels, *size), with the size of the data in model space, or 1 along a dimension.
+    """
+
+    blank: Tensor
+
+    def __init__(self, shape: Sequence[int], drop: float = 0.1):
+        super().__init__(drop)
+        self.register_buffer("blank", torch.zeros(*shape), persistent=False)
+
+    def forward(self, values: Sequence[Any]) -> Context:
+        rows = [self.blank if value is None else self.blank.new_tensor(read_array(value)) for value in values]
+        wrong = next((row for row in rows if row.shape != self.blank.shape), None)
+        if wrong is not None:
+            raise ValueError(f"expected signals of shape {tuple(self.blank.shape)}, got {tuple(wrong.shape)}")
+        known = self.blank.new_tensor([value is not None for value in values])
+        mark = known.reshape(-1, *[1] * self.blank.ndim).expand(-1, 1, *self.blank.shape[1:])
+        return Context(dense=torch.cat([torch.stack(rows), mark], 1))
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
+        return {"shape": list(read_array(values[0]).shape)}
+
+
+def read_array(value: Any) -> np.ndarray:
+    """A signal, from a .npy file if a path is given.
+
+    Raises:
+        DataError: for a file that cannot be read.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return np.asarray(value)
+    try:
+        return np.load(value)
+    except (OSError, ValueError) as error:
+        raise DataError(value, "is not a .npy file that can be read") from error
+
+
 class Conditioner(nn.Module):
     """Embeds every condition and merges the results into one context.
 
@@ -135,11 +184,12 @@ class Conditioner(nn.Module):
         silent = torch.rand(count) < self.drop if self.training else torch.zeros(count, dtype=torch.bool)
         contexts = []
         for name, embedder in self.embedders.items():
+            assert isinstance(embedder, Embedder)
             values = list(cond.get(name, [None] * count))
             if len(values) != count:
                 raise ValueError(f"cond.{name} has {len(values)} values for {count} examples.")
             if self.training:
-                dropped = silent | (torch.rand(count) < float(embedder.drop))
+                dropped = silent | (torch.rand(count) < embedder.drop)
                 values = [None if d else v for d, v in zip(dropped.tolist(), values, strict=True)]
             try:
                 contexts.append(embedder(values))
@@ -150,6 +200,45 @@ class Conditioner(nn.Module):
     def null(self, count: int) -> Context:
         """The context in which nothing is said."""
         return merge([embedder([None] * count) for embedder in self.embedders.values()])
+
+
+def unmix(
+    cond: Mapping[str, Sequence[Any]], count: int
+) -> tuple[list[dict[str, list[Any]]], Float[Tensor, "mixed count"]]:
+    """Take mixtures apart: values that are mappings from value to weight, for some examples or all.
+
+    Returns:
+        Conditions without mixtures, as many as the largest one has parts, and the weights of these parts for each
+        example, which add up to 1.
+
+    Raises:
+        ValueError: for weights that are not positive numbers.
+    """
+    if not any(isinstance(value, Mapping) for values in cond.values() for value in values):
+        return [{name: list(values) for name, values in cond.items()}], torch.ones(1, count)
+    rows = [
+        [tuple(zip(*parts, strict=True)) for parts in product(*(_parts(name, v[i]) for name, v in cond.items()))]
+        for i in range(count)
+    ]
+    most = max(map(len, rows))
+    weights = torch.zeros(most, count)
+    conds: list[dict[str, list[Any]]] = [{name: [] for name in cond} for _ in range(most)]
+    for i, row in enumerate(rows):
+        for k in range(most):
+            values, shares = row[min(k, len(row) - 1)]
+            weights[k, i] = prod(shares) if k < len(row) else 0
+            for name, value in zip(cond, values, strict=True):
+                conds[k][name].append(value)
+    return conds, weights
+
+
+def _parts(name: str, value: Any) -> list[tuple[Any, float]]:
+    if not isinstance(value, Mapping):
+        return [(value, 1.0)]
+    weights = list(value.values())
+    if not weights or not all(isinstance(w, int | float) and w > 0 for w in weights):
+        raise ValueError(f"cond.{name}: a mixture needs positive weights, {{VALUE: WEIGHT}}; got {dict(value)}.")
+    return [(part, weight / sum(weights)) for part, weight in value.items()]
 
 
 def merge(contexts: Sequence[Context]) -> Context:

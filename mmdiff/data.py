@@ -30,10 +30,11 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 class Folder(Dataset):
     """The files below a folder, with conditions from folder names and a metadata file.
 
-    A file's condition ``label`` is the path of its folder relative to the root. A ``metadata.jsonl`` or
-    ``metadata.csv`` in the root whose rows have a ``file_name`` adds (or replaces) conditions by column; where it
-    exists, only the files that it names are used. A file that cannot be read is named in one warning and another
-    one takes its place.
+    A file's condition ``label`` is the path of its folder relative to the root, and ``text`` what a file of the same
+    name that ends in .txt beside it says. A ``metadata.jsonl`` or ``metadata.csv`` in the root whose rows have a
+    ``file_name`` adds (or replaces) conditions by column, among them .npy files by their path in the root; where it
+    exists, only the files that it names are used. A file that cannot be read is named in one warning and another one
+    takes its place.
 
     Args:
         root: the folder.
@@ -87,7 +88,7 @@ def scan(root: Path, suffixes: Sequence[str] | None = None) -> Iterator[tuple[Pa
     """Files below a folder with their conditions, as `Folder` says; of all kinds where no suffixes are given.
 
     Raises:
-        DataError: if the folder is missing, or its metadata are not valid.
+        DataError: if the folder is missing, or its metadata or a caption are not valid.
     """
     if not root.is_dir():
         raise DataError(root, "is not a folder; data.root must name one")
@@ -95,16 +96,24 @@ def scan(root: Path, suffixes: Sequence[str] | None = None) -> Iterator[tuple[Pa
     if metadata:
         for row in _rows(metadata):
             path = root / row.pop("file_name")
-            yield path, _label(path, root) | row
+            row |= {name: str(root / v) for name, v in row.items() if str(v).endswith(".npy")}
+            yield path, _told(path, root, suffixes) | row
         return
     for path in sorted(root.rglob("*")):
         if (suffixes is None or path.suffix.lower() in suffixes) and path.is_file():
-            yield path, _label(path, root)
+            yield path, _told(path, root, suffixes)
 
 
-def _label(path: Path, root: Path) -> dict[str, Any]:
+def _told(path: Path, root: Path, suffixes: Sequence[str] | None) -> dict[str, Any]:
     label = path.parent.relative_to(root).as_posix()
-    return {} if label == "." else {"label": label}
+    told = {} if label == "." else {"label": label}
+    caption = path.with_suffix(".txt")
+    if ".txt" not in (suffixes or ()) and caption != path and caption.is_file():
+        try:
+            told["text"] = caption.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(caption, f"is not a text in UTF-8 ({error.reason})") from error
+    return told
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

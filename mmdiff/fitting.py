@@ -32,10 +32,10 @@ def fit_config(config: DictConfig, data: DataModule) -> None:
         with open_dict(config):
             config.conditioner.embedders = infer_embedders(conditions)
     for name, node in config.conditioner.embedders.items():
+        if not conditions.get(name):
+            known = ", ".join(conditions) or "none"
+            raise ValueError(f"conditioner.embedders.{name}: the data have no such condition; they have {known}.")
         if any(value is None for value in node.values()):
-            if not conditions.get(name):
-                known = ", ".join(conditions) or "none"
-                raise ValueError(f"conditioner.embedders.{name}: the data have no such condition; they have {known}.")
             _fill(node, cast(type[Embedder], get_class(node._target_)).fit(conditions[name]))
 
 
@@ -48,16 +48,24 @@ def adopt(config: DictConfig, saved: DictConfig) -> None:
 
 
 def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """One embedder per condition: numbers stay numbers, labels become classes; free text is left out with a warning."""
+    """One embedder per condition: numbers stay numbers, labels become classes, ``text`` is read, .npy files are dense.
+
+    Other free text is left out with a warning.
+    """
     embedders = {}
     for name, values in conditions.items():
         if all(isinstance(v, int | float) for v in values):
             embedders[name] = _embedder("NumberEmbedder", mean=None, std=None)
+        elif all(str(v).endswith(".npy") for v in values):
+            embedders[name] = {"_target_": "mmdiff.conditioning.DenseEmbedder", "shape": None}
+        elif name == "text":
+            embedders[name] = {"_target_": "mmdiff.text.ByteEmbedder", "features": "${conditioner.features}"}
         elif len(set(map(str, values))) <= max(2, len(values) // 2):
             embedders[name] = _embedder("ClassEmbedder", classes=None)
         else:
             warnings.warn(
-                f"condition {name} is left out: its labels hardly repeat, so they are no classes", stacklevel=2
+                f"condition {name} is left out: its labels hardly repeat, so they are no classes (name captions text)",
+                stacklevel=2,
             )
     return embedders
 

@@ -66,6 +66,7 @@ def batches(
     *,
     seed: int,
     batch_size: int,
+    against: Sequence[Mapping[str, Any]] = (),
     toward: int | None = None,
     given: Sequence[Tensor] = (),
     known: str | None = None,
@@ -87,15 +88,13 @@ def batches(
     if known is not None and not given:
         raise ValueError(f"known={known} names parts of given media; add given=FILE.")
     sampler = build_sampler(model.config)
-    names = sorted({name for cond in conds for name in cond})
     starts = range(0, len(conds), batch_size) if starts is None else starts
     total = sum(len(conds[start : start + batch_size]) for start in starts)
     with tqdm(total=total, unit="sample", dynamic_ncols=True, disable=quiet) as bar:
         for start in starts:
             part = conds[start : start + batch_size]
             seeds = numbers[start : start + len(part)]
-            cond = {name: [c.get(name) for c in part] for name in names}
-            draw = partial(_draw, model, sampler, cond)
+            draw = partial(_draw, model, sampler, _by_name(part), _by_name(against[start : start + batch_size]))
             media = draw(
                 seeds, [given[i % len(given)] for i in range(start, start + len(part))] if given else [], known
             )
@@ -103,24 +102,30 @@ def batches(
             bar.update(len(part))
 
 
+def _by_name(conds: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = sorted({name for cond in conds for name in cond})
+    return {name: [cond.get(name) for cond in conds] for name in names}
+
+
 def _draw(
     model: Model,
     sampler: Sampler,
     cond: Mapping[str, Sequence[Any]],
+    against: Mapping[str, Sequence[Any]],
     seeds: Sequence[int | Between],
     given: Sequence[Tensor],
     known: str | None = None,
 ) -> Tensor:
     """Media of one sample per seed, which complete the given ones."""
     modality = model.modality
+    draw = partial(sampler, model.denoiser, modality.shape, cond, seeds, against=against, time=modality.time)
     if not given:
-        return modality.decode(sampler(model.denoiser, modality.shape, cond, seeds, time=modality.time).cpu())
+        return modality.decode(draw().cpu())
     placed = [modality.place(media, known) for media in given]
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    x = sampler(model.denoiser, modality.shape, cond, seeds, given=x0, known=kept, time=modality.time)
-    return modality.decode(x.cpu())
+    return modality.decode(draw(given=x0, known=kept).cpu())
 
 
 def _go_on(
@@ -154,6 +159,7 @@ def produce(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    against: Sequence[Mapping[str, Any]] = (),
     toward: int | None = None,
     given: Sequence[Tensor] = (),
     paths: Sequence[Path] = (),
@@ -173,6 +179,7 @@ def produce(
         folder: for the files; one for all processes.
         seed: of the first sample; sample i has ``seed + i``.
         batch_size: samples at a time; it changes the last bits of a sample.
+        against: conditions of each sample that guidance moves away from; none if empty.
         toward: a second seed; samples then lead from the noise of ``seed`` to its noise in equal steps.
         given: media that samples complete, used in turn.
         paths: the files of the given media, whose units the samples are written in.
@@ -192,6 +199,8 @@ def produce(
     entries = []
     for i, cond in enumerate(conds):
         entry = {"file": f"{i:05d}{model.modality.suffix}", "seed": seed + i, "cond": dict(cond)}
+        if against and any(against[i].values()):
+            entry["against"] = dict(against[i])
         if toward is not None:
             entry |= {"seed": seed, "toward": toward, "share": i / max(len(conds) - 1, 1)}
         if given or extend:
@@ -210,6 +219,7 @@ def produce(
         conds,
         seed=seed,
         batch_size=batch_size,
+        against=against,
         toward=toward,
         given=given,
         known=known,

@@ -6,6 +6,8 @@ from functools import partial, reduce
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from mmdiff.types import Context, Denoise, DenoiseInContext
@@ -98,6 +100,22 @@ def composed(
         return torch.where(sigma > 0, x0, unasked) if sigma.ndim == x.ndim else x0
 
     return guided
+
+
+def weighted(denoisers: Sequence[Denoise], weights: Float[Tensor, "n b"]) -> Denoise:
+    """The mean of several bound denoisers: for guided ones of one scale that is `composed`, with the scale shared out.
+
+    Args:
+        denoisers: bound to the parts of what is asked.
+        weights: of each part for each example; those of an example add up to 1.
+    """
+
+    def mean(x: Tensor, sigma: Tensor) -> Tensor:
+        parts = torch.stack([denoise(x, sigma) for denoise in denoisers])
+        x0 = (weights.to(x).reshape(*weights.shape, *[1] * (x.ndim - 1)) * parts).sum(0)
+        return torch.where(sigma > 0, x0, parts[0]) if sigma.ndim == x.ndim else x0
+
+    return mean
 
 
 def adaptive_projected(
@@ -203,5 +221,17 @@ def autoguidance(denoise: DenoiseInContext, context: Context, null: Context, *, 
 
 
 def join(first: Context, second: Context) -> Context:
-    """Two contexts of the same structure as one batch."""
+    """Two contexts of the same structure as one batch; the shorter tokens are padded."""
+    length = max(0 if c.tokens is None else c.tokens.shape[1] for c in (first, second))
+    first, second = (_padded(c, length) for c in (first, second))
     return Context(*(None if a is None or b is None else torch.cat([a, b]) for a, b in zip(first, second, strict=True)))
+
+
+def _padded(context: Context, length: int) -> Context:
+    if context.tokens is None:
+        return context
+    missing = length - context.tokens.shape[1]
+    mask = context.token_mask
+    if mask is None:
+        mask = torch.ones_like(context.tokens[..., 0], dtype=torch.bool)
+    return context._replace(tokens=F.pad(context.tokens, (0, 0, 0, missing)), token_mask=F.pad(mask, (0, missing)))

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmdiff.conditioning import unmix
 from mmdiff.denoiser import Denoiser, expand_sigma
 from mmdiff.errors import check_at_least
-from mmdiff.guidance import Asking, Guidance
+from mmdiff.guidance import Asking, Guidance, weighted
 from mmdiff.schedules import NoiseSchedule
-from mmdiff.types import Denoise, Noise, Solver, Step
+from mmdiff.types import Context, Denoise, Noise, Solver, Step
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,24 @@ class Sampler:
     def __post_init__(self):
         check_at_least(0, lag=self.lag)
 
-    def bind(self, denoiser: Denoiser, cond: Mapping[str, Sequence[Any]], count: int) -> Denoise:
-        """The guided denoiser of ``count`` samples, told what is asked of them."""
-        conditioner, guidance = denoiser.conditioner, self.guidance
+    def bind(
+        self,
+        denoiser: Denoiser,
+        cond: Mapping[str, Sequence[Any]],
+        count: int,
+        against: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Denoise:
+        """The guided denoiser of ``count`` samples, told what is asked of them and what is asked against."""
+        null = denoiser.conditioner(against or {}, count)
+        conds, weights = unmix(cond, count)
+        parts = [self._guide(denoiser, part, count, null) for part in conds]
+        return parts[0] if len(parts) == 1 else weighted(parts, weights)
+
+    def _guide(self, denoiser: Denoiser, cond: Mapping[str, Sequence[Any]], count: int, null: Context) -> Denoise:
+        guidance = self.guidance
         if isinstance(guidance, Asking):
             guidance = guidance.ask(cond, count, next(denoiser.parameters()).device)
-        return guidance(denoiser, conditioner(cond, count), conditioner.null(count))
+        return guidance(denoiser, denoiser.conditioner(cond, count), null)
 
     @torch.no_grad()
     def __call__(
@@ -148,6 +161,7 @@ class Sampler:
         seeds: Sequence[int | Between],
         on_step: Callable[[Step], None] | None = None,
         *,
+        against: Mapping[str, Sequence[Any]] | None = None,
         given: Float[Tensor, "b *d"] | None = None,
         known: Bool[Tensor, "b *parts"] | None = None,
         time: int | None = None,
@@ -160,9 +174,10 @@ class Sampler:
         Args:
             denoiser: the model.
             shape: of one sample.
-            cond: one value per seed and name.
+            cond: one value per seed and name; a mapping from value to weight asks for a mixture.
             seeds: of the samples.
             on_step: called with every step.
+            against: conditions that guidance moves away from, like ``cond``; nothing said if None.
             given: data to complete, or to vary.
             known: the parts of them to keep, broadcastable against them with one channel; they come out bitwise.
             time: dimension of a sample along which it has moments, counted from its end; needed with a ``lag``.
@@ -195,7 +210,7 @@ class Sampler:
             sigmas = sigmas.to(given) * ~known
             moves = (sigmas[1:] != sigmas[:-1]).flatten(1).any(1)  # none while a known part has its turn
             sigmas = torch.cat([sigmas[:1], sigmas[1:][moves]])
-        denoise = self.bind(denoiser, cond, len(seeds))
+        denoise = self.bind(denoiser, cond, len(seeds), against)
         return sample(
             measured(denoise) if measured else denoise,
             (len(seeds), *shape),

@@ -17,7 +17,14 @@ def weak(tiny, train, tmp_path_factory):
     """A narrower network of other weights, which knows one of the conditions."""
     folder = tmp_path_factory.mktemp("weak")
     pitch = "{_target_: mmdiff.conditioning.NumberEmbedder, features: 16, mean: null, std: null}"
-    train(*tiny, "seed=1", "network.width=4", f"conditioner.embedders={{pitch: {pitch}}}", folder=folder)
+    train(
+        *tiny,
+        "seed=1",
+        "network.width=4",
+        "conditioner=auto",
+        f"conditioner.embedders={{pitch: {pitch}}}",
+        folder=folder,
+    )
     return folder / "run" / "checkpoints" / "last.ckpt"
 
 

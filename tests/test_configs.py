@@ -14,6 +14,7 @@ from mmdiff.checkpoint import load_dict
 NEEDS = {
     "debug=overfit": ["trainer.max_steps=2", "trainer.log_every_n_steps=1"],
     "debug=profile": ["trainer.max_steps=2", "trainer.val_check_interval=2", "steps=2"],
+    "conditioner=encoder": ["conditioner.embedders.text.model=???"],
     "trainer=ddp": ["trainer.devices=1"],
     "trainer=ddp_cpu": ["trainer.devices=1"],
     "trainer=fsdp": ["trainer.devices=1"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Numbers
 
 from mmdiff import DataError
 from mmdiff.data import DataModule, Encoded, Folder, collate
@@ -40,6 +41,31 @@ def test_labels_are_folder_names(root, numbers):
     assert labels["2.txt"] == labels["3.TXT"] == {"label": "b/c"}
     assert labels["5.txt"] == {"label": "b"}
     assert labels["4.txt"] == {}
+
+
+class Counts(Numbers):
+    """The same in files that do not end in .txt."""
+
+    suffixes, suffix = (".num",), ".num"
+
+
+def test_captions_beside_files(tmp_path):
+    for name in ("a/1.num", "2.num", "3.num"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1 2 3 4")
+    (tmp_path / "a" / "1.txt").write_text("  eine tiefe Note, 低い音\n", encoding="utf-8")
+    (tmp_path / "3.txt").write_text("", encoding="utf-8")
+    folder = Folder(tmp_path, Counts())
+    assert folder.conditions == [{}, {"text": ""}, {"label": "a", "text": "eine tiefe Note, 低い音"}]
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a/1.num"}\n{"file_name": "2.num", "text": "t", "low": "x.npy"}\n'
+    )
+    told = Folder(tmp_path, Counts()).conditions
+    assert told == [folder.conditions[2], {"text": "t", "low": str(tmp_path / "x.npy")}]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "3.txt").write_bytes("ü".encode("latin-1"))
+    with pytest.raises(DataError, match=r"3\.txt: is not a text in UTF-8"):
+        Folder(tmp_path, Counts())
 
 
 def test_metadata_jsonl(root, numbers):

@@ -87,6 +87,18 @@ def test_free_text_is_left_out():
         assert list(infer_embedders(texts)) == ["name"]
 
 
+def test_text_is_read():
+    embedders = infer_embedders({"text": ["a", "a", "a", "b"], "mood": ["x", "x", "y", "y"]})
+    assert embedders["text"]["_target_"] == "mmdiff.text.ByteEmbedder"
+    assert embedders["mood"]["_target_"] == EMBEDDER + "ClassEmbedder"
+
+
+def test_text_that_the_data_do_not_have():
+    config, data = make(CONDS, {"text": {"_target_": "mmdiff.text.ByteEmbedder", "features": 8}})
+    with pytest.raises(ValueError, match=r"conditioner\.embedders\.text: the data have no such condition"):
+        fit_config(config, data)
+
+
 def test_one_number_that_never_changes():
     config, data = make([{"speed": 3}] * 4, None)
     fit_config(config, data)

@@ -13,6 +13,7 @@ from mmdiff.guidance import (
     conditional,
     dynamic_thresholding,
     join,
+    weighted,
 )
 from mmdiff.solvers import ancestral, dpmpp_2m, euler, heun
 from mmdiff.types import Context
@@ -250,6 +251,7 @@ def test_thresholding_pulls_in_what_guidance_drove_out(rank):
         partial(adaptive_projected, scale=3.0),
         partial(autoguidance, weak=lambda x, sigma: two_bumps(x, sigma) + 1, scale=3.0),
         partial(dynamic_thresholding, guidance=partial(classifier_free, scale=3.0), least=0.5),
+        lambda denoise, asked, null: weighted([conditional(denoise, asked, null)] * 3, torch.full((3, 3), 1 / 3)),
         lambda denoise, asked, null: composed(denoise, [asked, asked], null, scales=[1.0, 2.0]),
     ],
 )
@@ -276,6 +278,32 @@ def test_join_keeps_the_structure():
         assert torch.equal(joined[:2], a)
         assert torch.equal(joined[2:], b)
     assert join(Context(), Context()) == Context()
+
+
+def test_join_pads_the_shorter_tokens():
+    short, long = torch.ones(2, 1, 3), torch.ones(2, 4, 3)
+    known = torch.tensor([[True, True, True, False]] * 2)
+    both = join(Context(tokens=long, token_mask=known), Context(tokens=short))
+    assert both.tokens.shape == (4, 4, 3)
+    assert both.token_mask.tolist() == [[True, True, True, False]] * 2 + [[True, False, False, False]] * 2
+
+
+@pytest.mark.parametrize("sigma", [torch.tensor(0.7), torch.tensor([0.5, 1.0]), torch.full((2, 1, 1), 0.7)])
+def test_a_weighted_mean_of_guided_denoisers_is_composed_guidance(sigma):
+    """With weights that add up to 1: the scale is shared out."""
+    asked = [Context(vector=torch.tensor([[1.0], [2.0]])), Context(vector=torch.tensor([[-1.0], [0.5]]))]
+    null = Context(vector=torch.zeros(2, 1))
+    x, weights = torch.randn(2, 3, 4), torch.tensor([0.3, 0.7])
+    guided = [classifier_free(Shifted(), context, null, scale=2.5) for context in asked]
+    got = weighted(guided, weights[:, None].expand(2, 2))(x, sigma)
+    expected = composed(Shifted(), asked, null, scales=(2.5 * weights).tolist())(x, sigma)
+    torch.testing.assert_close(got, expected)
+
+
+def test_weights_are_those_of_each_example():
+    guided = [lambda x, sigma, value=value: torch.full_like(x, value) for value in (1.0, 3.0)]
+    got = weighted(guided, torch.tensor([[1.0, 0.25], [0.0, 0.75]]))(torch.zeros(2, 1, 2), torch.tensor(1.0))
+    assert got[:, 0, 0].tolist() == [1.0, 2.5]
 
 
 @pytest.mark.parametrize(

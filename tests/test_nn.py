@@ -130,6 +130,56 @@ def test_a_fresh_network_starts_to_learn():
     assert silent == []
 
 
+# Tokens and dense signals
+
+
+def told(batch, shape, tokens=4, dense=2):
+    """A context with everything; the last token is padding."""
+    known = torch.arange(tokens).expand(batch, -1) < tokens - 1
+    return Context(
+        torch.randn(batch, FEATURES), torch.randn(batch, tokens, FEATURES), known, torch.randn(batch, dense, *shape[1:])
+    )
+
+
+@pytest.mark.parametrize("attention", [(), (0, 1)])
+@pytest.mark.parametrize("shape", [(1, 8), (2, 5, 7), (1, 4, 4, 4)], ids=str)
+def test_tokens_and_dense_signals_are_heard(shape, attention):
+    network = build(shape, attention=attention, tokens=True, dense=2)
+    (x, noise, _), context = inputs(2, shape), told(2, shape)
+    expected = network(x, noise, context)
+    assert expected.shape == x.shape
+    for field in ("tokens", "dense"):
+        part = getattr(context, field)
+        assert not torch.allclose(network(x, noise, context._replace(**{field: part + 1})), expected, atol=1e-3)
+        assert network(x, noise, context._replace(**{field: None})).isfinite().all()
+    padded = context.tokens.clone()
+    padded[:, -1] += 1
+    assert torch.equal(network(x, noise, context._replace(tokens=padded)), expected)
+    mixed = context.tokens[:, [2, 0, 1]]
+    torch.testing.assert_close(
+        network(x, noise, context._replace(tokens=mixed, token_mask=None)), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_a_network_does_not_read_is_a_mistake():
+    x, noise, _ = inputs(2, (1, 8))
+    context = told(2, (1, 8))
+    with pytest.raises(ValueError, match=r"set network.tokens=true"):
+        build((1, 8), dense=2)(x, noise, context)
+    with pytest.raises(ValueError, match=r"give 2 dense channels; set network.dense=2 \(it is 1\)"):
+        build((1, 8), tokens=True, dense=1)(x, noise, context)
+
+
+def test_parameters_for_tokens_learn_with_and_without_them():
+    network = build((1, 8), tokens=True, dense=2).train()
+    x, noise, context = inputs(3, (1, 8))
+    network(x, noise, context).square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    network.zero_grad()
+    network(x, noise, told(3, (1, 8))).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if not p.grad.any()] == []
+
+
 # Blocks
 
 

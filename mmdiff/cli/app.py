@@ -90,7 +90,7 @@ def from_checkpoint(command: str, arguments: Sequence[str]) -> list[str]:
     def completed(argument: str) -> str:
         key, equals, _ = argument.partition("=")
         first = key.split(".")[0]
-        if first in {"schedule", "solver", "guidance", "modality"} - chosen:
+        if first in {"schedule", "solver", "guidance", "modality", "data"} - chosen:
             return f"++{argument}"
         own = first in {*options, *groups, "hydra"} or not (equals and first.isidentifier())
         return argument if own else f"++modality.{argument}"

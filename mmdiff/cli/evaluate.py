@@ -12,8 +12,9 @@ def evaluate(config: DictConfig) -> None:
     """Measure and write ``metrics.json``; samples drawn for it go to ``output/samples``."""
     import torch
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
-    from mmdiff.checkpoint import load
+    from mmdiff.checkpoint import load, to_dict
     from mmdiff.cli.device import choose
     from mmdiff.data import open_folder
     from mmdiff.errors import check_at_least
@@ -25,10 +26,12 @@ def evaluate(config: DictConfig) -> None:
     output = make_folder(config.output)
     model = override(load(config.checkpoint, choose(config.device)), config)
     modality = model.modality
+    model.config.data = OmegaConf.merge(model.config.data, config.data or {})
     real = (
         first(open_folder(config.real, modality), config.count) if config.real else held_out(model.config, config.count)
     )
     protocol = {"checkpoint": str(config.checkpoint), "real": config.real or "held out", "real_count": len(real)}
+    protocol |= {"data": to_dict(config.data)} if config.data else {}
     if config.fake:
         fake = generated(config.fake, modality, config.count)
         protocol |= {"fake": config.fake}

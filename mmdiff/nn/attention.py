@@ -3,10 +3,11 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmdiff.nn.blocks import norm, zero
+from mmdiff.types import Context
 
 
 class SelfAttention(nn.Module):
@@ -28,6 +29,60 @@ class SelfAttention(nn.Module):
         tokens = rearrange(self.norm(x).flatten(2), "b c n -> b n c")
         tokens = attend(self.qkv(tokens), self.heads)
         return x + rearrange(self.out(tokens), "b n c -> b c n").reshape(x.shape)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to the tokens of a context, with normalized queries and keys, beside an identity.
+
+    Args:
+        channels: of the state.
+        features: of the tokens.
+        head: least channels per head.
+    """
+
+    def __init__(self, channels: int, features: int, head: int = 32):
+        super().__init__()
+        self.heads = heads(channels, head)
+        self.features = features
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(features, 2 * channels)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], tokens: Float[Tensor, "b l f"], mask: Bool[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b n c"]:
+        """``mask`` marks the tokens that may be attended to; all of them if None."""
+        q = rearrange(self.query(F.layer_norm(x, x.shape[-1:])), "b n (h c) -> b h n c", h=self.heads)
+        k, v = rearrange(self.key_value(tokens), "b l (kv h c) -> kv b h l c", kv=2, h=self.heads)
+        q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return x + self.out(rearrange(seen, "b h n c -> b n (h c)"))
+
+
+def check_read(context: Context, tokens: bool, dense: int) -> None:
+    """Check that a network built for tokens or not, and so many dense channels, reads all of a context.
+
+    Raises:
+        ValueError: naming the option of the network that is missing.
+    """
+    given = 0 if context.dense is None else context.dense.shape[1]
+    if context.tokens is not None and not tokens:
+        raise ValueError("the conditions give tokens, which this network does not read; set network.tokens=true.")
+    if given not in (0, dense):
+        raise ValueError(f"the conditions give {given} dense channels; set network.dense={given} (it is {dense}).")
+
+
+def tokens_of(
+    context: Context, x: Float[Tensor, "b *d"], features: int
+) -> tuple[Float[Tensor, "b l f"], Bool[Tensor, "b l"] | None]:
+    """Tokens and mask of a context; one of zeros if it has none, so that every parameter has a gradient."""
+    return (x.new_zeros(len(x), 1, features), None) if context.tokens is None else (context.tokens, context.token_mask)
+
+
+def with_dense(x: Float[Tensor, "b c *size"], context: Context, dense: int) -> Float[Tensor, "b d *size"]:
+    """The state with a context's dense signals as further channels; zeros if it has none."""
+    signal = x.new_zeros(len(x), dense, *x.shape[2:]) if context.dense is None else context.dense.to(x)
+    return torch.cat([x, signal.expand(-1, -1, *x.shape[2:])], 1)
 
 
 def heads(channels: int, head: int) -> int:

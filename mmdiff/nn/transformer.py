@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmdiff.nn.attention import attend, heads
+from mmdiff.nn.attention import CrossAttention, attend, check_read, heads, tokens_of, with_dense
 from mmdiff.nn.blocks import zero
 from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
@@ -24,7 +24,7 @@ class Transformer(nn.Module):
 
     Args:
         shape: of one example, (channels, *size).
-        features: size of the context's vector.
+        features: size of the context's vector and of its tokens.
         width: channels of a token.
         depth: number of blocks.
         patch: side of a patch along every dimension of size.
@@ -32,6 +32,8 @@ class Transformer(nn.Module):
             ``[[0, 1, 2]]`` is full attention, ``[[1, 2], [0]]`` alternates (factorized attention).
         absolute: dimensions of size along which places differ in meaning; elsewhere only distances are told.
         head: least channels per head.
+        tokens: whether every block attends to the context's tokens.
+        dense: channels of the context's dense signals, which join the state's.
         recompute: forget activations inside blocks and compute them again for the gradient.
     """
 
@@ -46,6 +48,8 @@ class Transformer(nn.Module):
         attention: Sequence[Sequence[int]] = ((0, 1),),
         absolute: Sequence[int] = (),
         head: int = 64,
+        tokens: bool = False,
+        dense: int = 0,
         recompute: bool = False,
     ):
         super().__init__()
@@ -54,33 +58,37 @@ class Transformer(nn.Module):
         if len(self.patch) != len(size) or any(n % p for n, p in zip(size, self.patch, strict=True)):
             raise ValueError(f"network.patch {self.patch} does not divide an example of size {size}.")
         self.recompute = recompute
+        self.features, self.reads, self.dense = features, tokens, dense
         axes = range(len(size))
         self.states = "b c " + " ".join(f"(n{i} p{i})" for i in axes)
         self.tokens = f"b {' '.join(f'n{i}' for i in axes)} (c {' '.join(f'p{i}' for i in axes)})"
-        inputs = channels * torch.Size(self.patch).numel()
+        places = torch.Size(self.patch).numel()
         self.fourier = FourierFeatures(width)
         self.noise = nn.Linear(width, width)
         self.context = nn.Linear(features, width)
-        self.stem = nn.Linear(inputs, width)
+        self.stem = nn.Linear((channels + dense) * places, width)
         self.places = nn.ModuleDict({str(axis): PlaceEmbedding(width) for axis in absolute})
-        self.blocks = nn.ModuleList(_Block(width, head, list(axes)) for axes in islice(cycle(attention), depth))
+        words = features if tokens else None
+        self.blocks = nn.ModuleList(_Block(width, head, list(axes), words) for axes in islice(cycle(attention), depth))
         self.modulation = zero(nn.Linear(width, 2 * width))
-        self.head = zero(nn.Linear(width, inputs))
+        self.head = zero(nn.Linear(width, channels * places))
 
     def forward(
         self, x: Float[Tensor, "b c *size"], noise: Float[Tensor, "b *parts"], context: Context
     ) -> Float[Tensor, "b c *size"]:
         """``noise`` is (b,), or has the dimensions of ``x`` with one channel and sizes of 1 or those of ``x``."""
+        check_read(context, self.reads, self.dense)
+        words = tokens_of(context, x, self.features) if self.reads else ()
         grid = [n // p for n, p in zip(x.shape[2:], self.patch, strict=True)]
         emb = self.embed(noise, context, grid)
         sides = {f"p{i}": side for i, side in enumerate(self.patch)}
-        h = self.stem(rearrange(x, f"{self.states} -> {self.tokens}", **sides))
+        h = self.stem(rearrange(with_dense(x, context, self.dense), f"{self.states} -> {self.tokens}", **sides))
         for axis, place in self.places.items():
             length = grid[int(axis)]
             h = h + place(length).reshape(*[length if str(i) == axis else 1 for i in range(len(grid))], -1)
         for block in self.blocks:
             keeps = self.recompute and torch.is_grad_enabled()
-            h = checkpoint(block, h, emb, use_reentrant=False) if keeps else block(h, emb)
+            h = checkpoint(block, h, emb, *words, use_reentrant=False) if keeps else block(h, emb, *words)
         scale, shift = self.modulation(F.silu(emb)).chunk(2, -1)
         h = self.head(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         return rearrange(h, f"{self.tokens} -> {self.states}", **sides)
@@ -100,20 +108,29 @@ class Transformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention along some dimensions, then a multilayer perceptron, each gated by the embedding (adaLN-Zero)."""
+    """Attention along some dimensions, then a multilayer perceptron, each gated by the embedding (adaLN-Zero).
 
-    def __init__(self, width: int, head: int, axes: Sequence[int]):
+    Between them, in a network that reads tokens, attention to these.
+    """
+
+    def __init__(self, width: int, head: int, axes: Sequence[int], words: int | None):
         super().__init__()
         self.axes = list(axes)
         self.heads = heads(width, head)
         self.modulation = zero(nn.Linear(width, 6 * width))
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        self.words = words and CrossAttention(width, words, head)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Float[Tensor, "b *grid w"], emb: Float[Tensor, "b *parts w"]) -> Float[Tensor, "b *grid w"]:
+    def forward(
+        self, x: Float[Tensor, "b *grid w"], emb: Float[Tensor, "b *parts w"], *words: Tensor | None
+    ) -> Float[Tensor, "b *grid w"]:
+        """``words`` are the context's tokens and their mask, in a network that reads them."""
         scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = self.modulation(F.silu(emb)).chunk(6, -1)
         x = x + gate * self.attend(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
+        if self.words is not None:
+            x = self.words(x.flatten(1, -2), *words).reshape(x.shape)
         return x + gate_mlp * self.mlp(F.layer_norm(x, x.shape[-1:]) * (1 + scale_mlp) + shift_mlp)
 
     def attend(self, x: Float[Tensor, "b *grid w"]) -> Float[Tensor, "b *grid w"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmdiff.nn.attention import SelfAttention
+from mmdiff.nn.attention import CrossAttention, SelfAttention, check_read, tokens_of, with_dense
 from mmdiff.nn.blocks import Downsample, ResBlock, Upsample, conv, depth_to_space, norm, space_to_depth, zero
 from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
@@ -24,7 +24,7 @@ class UNet(nn.Module):
 
     Args:
         shape: of one example, (channels, *size).
-        features: size of the context's vector.
+        features: size of the context's vector and of its tokens.
         width: channels at full resolution.
         multipliers: channels of each resolution, in units of ``width``.
         blocks: residual blocks per resolution on the way down; one more on the way up.
@@ -34,6 +34,8 @@ class UNet(nn.Module):
             places alike; here the place joins noise level and context in the embedding, so what a block does may
             depend on all three together.
         dropout: in the residual blocks.
+        tokens: whether to attend to the context's tokens, at the resolutions with attention, or else the lowest.
+        dense: channels of the context's dense signals, which join the state's.
         mixer: called with (channels, features of the embedding, level), returns a module that is applied after each
             residual block of a network whose batch holds sequences: it maps (sequences * length, channels, *size), the
             embedding and the length to the like of the first.
@@ -53,6 +55,8 @@ class UNet(nn.Module):
         patch: int = 1,
         absolute: Sequence[int] = (),
         dropout: float = 0.0,
+        tokens: bool = False,
+        dense: int = 0,
         mixer: Callable[[int, int, int], nn.Module] | None = None,
         recompute: bool = False,
     ):
@@ -61,6 +65,8 @@ class UNet(nn.Module):
         self.dims = dims = len(size)
         self.patch = patch
         self.recompute = recompute
+        self.tokens = tokens
+        self.dense = dense
         self.levels = len(multipliers)
         self.multiple = patch * 2 ** (self.levels - 1)
         embedding = max(4 * width, features)
@@ -71,13 +77,16 @@ class UNet(nn.Module):
         self.mix = conv(dims, embedding, embedding, kernel=1)
 
         widths = [width * m for m in multipliers]
+        last, attention_levels = len(widths) - 1, list(attention)
 
         def stage(inputs: int, outputs: int, level: int, attends: bool) -> "_Stage":
             block = ResBlock(dims, inputs, outputs, embedding, dropout)
             attention = SelfAttention(outputs) if attends else None
-            return _Stage(block, level, attention, mixer and mixer(outputs, embedding, level))
+            reads = tokens and (attends or (level == last and not attention_levels))
+            words = CrossAttention(outputs, features) if reads else None
+            return _Stage(block, level, attention, mixer and mixer(outputs, embedding, level), words)
 
-        self.stem = conv(dims, channels * patch**dims, width)
+        self.stem = conv(dims, (channels + dense) * patch**dims, width)
         self.down = nn.ModuleList()
         skips, now = [width], width
         for level, out in enumerate(widths):
@@ -88,7 +97,6 @@ class UNet(nn.Module):
             if level < len(widths) - 1:
                 self.down.append(_Stage(Downsample(dims, now), level + 1))
                 skips.append(now)
-        last = len(widths) - 1
         self.middle = nn.ModuleList([stage(now, now, last, last in attention), stage(now, now, last, False)])
         self.up = nn.ModuleList()
         for level, out in reversed(list(enumerate(widths))):
@@ -111,6 +119,8 @@ class UNet(nn.Module):
         ``length`` is that of the sequences in the batch, for a network with mixers.
         """
         size = x.shape[2:]
+        check_read(context, self.tokens, self.dense)
+        x = with_dense(x, context, self.dense)
         if noise.ndim == 1:
             noise = noise.reshape(-1, 1, *[1] * self.dims)
         x = F.pad(x, self.padding(size))
@@ -119,20 +129,20 @@ class UNet(nn.Module):
         h = self.stem(space_to_depth(x, self.patch))
         skips = [h]
         for stage in self.down:
-            h = self.run(stage, h, embeddings, length)
+            h = self.run(stage, h, embeddings, context, length)
             skips.append(h)
         for stage in self.middle:
-            h = self.run(stage, h, embeddings, length)
+            h = self.run(stage, h, embeddings, context, length)
         for stage in self.up:
-            h = self.run(stage, h if stage.resizes else torch.cat([h, skips.pop()], 1), embeddings, length)
+            h = self.run(stage, h if stage.resizes else torch.cat([h, skips.pop()], 1), embeddings, context, length)
         h = depth_to_space(self.head(F.silu(self.norm(h))), self.patch)
         return h[(slice(None), slice(None), *map(slice, size))]
 
-    def run(self, stage: nn.Module, h: Tensor, embeddings: Sequence[Tensor], length: int) -> Tensor:
+    def run(self, stage: nn.Module, h: Tensor, embeddings: Sequence[Tensor], context: Context, length: int) -> Tensor:
         """One stage, with its activations kept or computed again."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(stage, h, embeddings, length, use_reentrant=False)
-        return stage(h, embeddings, length)
+            return checkpoint(stage, h, embeddings, context, length, use_reentrant=False)
+        return stage(h, embeddings, context, length)
 
     def padding(self, size: Sequence[int]) -> list[int]:
         """Amounts for `F.pad` that make sizes divisible by the pyramid's; a size of 0 (no parts) stays."""
@@ -158,7 +168,12 @@ class _Stage(nn.Module):
     """One step along the pyramid: a residual block, perhaps with attention and a mixer, or a change of resolution."""
 
     def __init__(
-        self, block: nn.Module, level: int, attention: nn.Module | None = None, mixer: nn.Module | None = None
+        self,
+        block: nn.Module,
+        level: int,
+        attention: nn.Module | None = None,
+        mixer: nn.Module | None = None,
+        words: nn.Module | None = None,
     ):
         super().__init__()
         self.block = block
@@ -166,7 +181,10 @@ class _Stage(nn.Module):
         self.resizes = not isinstance(block, ResBlock)
         self.attention = attention or nn.Identity()
         self.mixer = mixer
+        self.words = words
 
-    def forward(self, x: Tensor, embeddings: Sequence[Tensor], length: int) -> Tensor:
+    def forward(self, x: Tensor, embeddings: Sequence[Tensor], context: Context, length: int) -> Tensor:
         h = self.attention(self.block(x) if self.resizes else self.block(x, embeddings[self.level]))
+        if self.words is not None:
+            h = self.words(h.flatten(2).mT, *tokens_of(context, h, self.words.features)).mT.reshape(h.shape)
         return h if self.mixer is None else self.mixer(h, embeddings[self.level], length)

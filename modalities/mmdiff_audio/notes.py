@@ -6,8 +6,8 @@ decay, and a short release before the end. With t in seconds after the onset and
     wave(t) = attack(t) release(t) Re sum_k amplitude_k exp(i phase_k) (exp(-decay t) exp(2 pi i pitch t))^k
 
 which is a polynomial in one complex number per sample. Harmonic k decays k times as fast as the first, so a decaying
-note grows duller as it fades, like a string. The pitch and the timbre are the conditions; level, onset, attack, decay,
-end and phases are drawn for each note and are not told.
+note grows duller as it fades, like a string. The pitch, the timbre and a caption are the conditions; level, onset,
+attack, decay, end and phases are drawn for each note and are not told.
 """
 
 import math
@@ -18,6 +18,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from mmdiff.captions import belongs, check_split
+from mmdiff_audio.captions import caption
 
 PITCHES = range(60, 85)
 """MIDI note numbers: two octaves, from C4 (261.6 Hz) to C6 (1046.5 Hz)."""
@@ -51,9 +54,28 @@ TIMBRES = tuple(INSTRUMENTS)
 
 
 class Notes(Dataset):
-    """``size`` notes of ``seconds`` at ``rate`` samples per second; note i is a function of ``(seed, i)`` alone."""
+    """``size`` notes of ``seconds`` at ``rate`` samples per second; note i is a function of ``(seed, i)`` alone.
 
-    def __init__(self, *, size: int = 16384, seed: int = 0, rate: int = 8000, seconds: float = 1.0):
+    Args:
+        size: how many.
+        seed: another one for other notes.
+        rate: samples per second.
+        seconds: length.
+        split: of wordings and of pairs of pitch and timbre (see `mmdiff.captions`).
+        complete: captions tell both pitch and timbre; otherwise some leave one of them open.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 16384,
+        seed: int = 0,
+        rate: int = 8000,
+        seconds: float = 1.0,
+        split: str | None = None,
+        complete: bool = False,
+    ):
+        check_split(split)
         shortest = LATEST_ONSET + LATEST_GAP + RELEASE + max(timbre.attack[1] for timbre in INSTRUMENTS.values())
         slowest = math.ceil(2 * hertz(PITCHES[-1]) / 0.95)
         if rate < slowest:
@@ -63,16 +85,25 @@ class Notes(Dataset):
         if seconds < shortest:
             raise ValueError(f"seconds must be at least {shortest:.2f}, the longest attack and release, got {seconds}.")
         self.size, self.seed, self.rate, self.seconds = size, seed, rate, seconds
+        self.split, self.complete = split, complete
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int) -> tuple[Float[Tensor, "1 n"], dict[str, float | str]]:
-        """Note i and its conditions: ``pitch``, a MIDI note number, and ``timbre``, a name from ``TIMBRES``."""
+        """Note i and its conditions.
+
+        ``pitch`` is a MIDI note number, ``timbre`` a name from ``TIMBRES``, ``text`` a caption.
+        """
         rng = np.random.default_rng((self.seed, range(self.size)[i]))
-        pitch, name = PITCHES[rng.integers(len(PITCHES))], TIMBRES[rng.integers(len(TIMBRES))]
+        while True:
+            step, kind = int(rng.integers(len(PITCHES))), int(rng.integers(len(TIMBRES)))
+            if belongs(step + 6 * kind, self.split):
+                break
+        pitch, name = PITCHES[step], TIMBRES[kind]
         wave = synthesize(rng, INSTRUMENTS[name], hertz(pitch), rate=self.rate, seconds=self.seconds)
-        return torch.from_numpy(wave)[None], {"pitch": float(pitch), "timbre": name}
+        text = caption(rng, pitch, name, split=self.split, complete=self.complete)
+        return torch.from_numpy(wave)[None], {"pitch": float(pitch), "timbre": name, "text": text}
 
 
 def hertz(pitch: int) -> float:

@@ -29,7 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmdiff.captions import belongs, check_split
 from mmdiff.errors import check_at_least
+from mmdiff_pointcloud.captions import caption
 
 KINDS = ("chair", "table", "lamp", "shelf", "vase")
 LEGS = (3, 4, 5, 6)
@@ -54,12 +56,30 @@ class Part(NamedTuple):
 
 
 class Furniture(Dataset):
-    """``size`` clouds of ``points`` surface points; the shape of thing i is a function of ``(seed, i)`` alone."""
+    """``size`` clouds of ``points`` surface points; the shape of thing i is a function of ``(seed, i)`` alone.
 
-    def __init__(self, *, size: int = 8192, seed: int = 0, points: int = 1024):
+    Args:
+        size: how many.
+        seed: another one for other things.
+        points: of a cloud.
+        split: of wordings and of combinations of kind, legs and back (see `mmdiff.captions`).
+        complete: captions tell all that the other conditions do; otherwise some leave a part open.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 8192,
+        seed: int = 0,
+        points: int = 1024,
+        split: str | None = None,
+        complete: bool = False,
+    ):
+        check_split(split)
         check_at_least(1, size=size, points=points)
         check_at_least(0, seed=seed)
         self.size, self.seed, self.points = size, seed, points
+        self.split, self.complete = split, complete
 
     def __len__(self) -> int:
         return self.size
@@ -67,8 +87,8 @@ class Furniture(Dataset):
     def __getitem__(self, i: int) -> tuple[Float[Tensor, "n 3"], dict[str, Any]]:
         """Cloud i and its conditions.
 
-        ``kind`` is one of ``KINDS``, ``height`` and ``width`` are the extents in y and x in meters, ``caption`` is a
-        phrase; ``legs`` is a number, None for a thing without legs; ``back`` is "yes" or "no" for a chair, else None.
+        ``kind`` is one of ``KINDS``, ``height`` and ``width`` are the extents in y and x in meters, ``text`` is a
+        caption; ``legs`` is a number, None for a thing without legs; ``back`` is "yes" or "no" for a chair, else None.
         """
         rng, parts, cond = self._make(i)
         return torch.from_numpy(sample(parts, self.points, rng)), cond
@@ -79,14 +99,17 @@ class Furniture(Dataset):
 
     def _make(self, i: int) -> tuple[np.random.Generator, list[Part], dict[str, Any]]:
         rng = np.random.default_rng((self.seed, range(self.size)[i]))
-        kind = KINDS[rng.integers(len(KINDS))]
-        parts, known = _MAKERS[kind](rng)
+        while True:
+            kind = KINDS[rng.integers(len(KINDS))]
+            parts, known = _MAKERS[kind](rng)
+            if belongs(_combination(kind, **known), self.split):
+                break
         low, high = bounds(parts)
         shift = np.append([-(low[0] + high[0]) / 2, 0, -(low[2] + high[2]) / 2], np.zeros(8))
         parts = [Part(name, patches + shift) for name, patches in parts]
         width, height, _ = (high - low).tolist()
         cond = {"kind": kind, "legs": None, "back": None, "height": height, "width": width} | known
-        return rng, parts, cond | {"caption": _caption(rng, cond)}
+        return rng, parts, cond | {"text": caption(rng, cond, split=self.split, complete=self.complete)}
 
 
 def bounds(parts: Sequence[Part]) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
@@ -237,30 +260,10 @@ def _vase(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     return [turned("body", (0, 0, 0), outline)], {}
 
 
+def _combination(kind: str, legs: int = LEGS[1], back: str | None = None) -> int:
+    """A number for each kind, number of legs, and back or none; 0 is a chair with a back on three legs."""
+    kinds = ["chair", "stool", "table", "lamp", "shelf", "vase"]
+    return len(LEGS) * kinds.index("stool" if back == "no" else kind) + LEGS.index(legs)
+
+
 _MAKERS = {"chair": _chair, "table": _table, "lamp": _lamp, "shelf": _shelf, "vase": _vase}
-
-
-_NAMES = {
-    "chair": ("chair", "seat with a back", "chair with a back"),
-    "stool": ("stool", "backless chair", "chair without a back"),
-    "table": ("table",),
-    "lamp": ("lamp", "lamp with a shade", "standing lamp"),
-    "shelf": ("shelf", "bookcase", "set of shelves"),
-    "vase": ("vase", "flower vase"),
-}
-_NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six"}
-# Height and width in the middle of their ranges.
-_MIDDLE = {"chair": (0.9, 0.49), "stool": (0.57, 0.49), "table": (0.6, 1.1), "lamp": (1.15, 0.4)}
-_MIDDLE |= {"shelf": (1.4, 0.9), "vase": (0.65, 0.4)}
-
-
-def _caption(rng: np.random.Generator, cond: dict[str, Any]) -> str:
-    """A phrase that tells the kind and some of the legs, the back, the height and the width, all of it true."""
-    kind = "stool" if cond["back"] == "no" else cond["kind"]
-    told, name = rng.integers(6), _NAMES[kind][rng.integers(len(_NAMES[kind]))]
-    height, width = (cond[key] / middle for key, middle in zip(("height", "width"), _MIDDLE[kind], strict=True))
-    size = {0: "tall " if height > 1 else "low ", 1: "wide " if width > 1 else "narrow "}.get(told, "")
-    end = {2: f", {100 * cond['height']:.0f} cm high", 3: f", {100 * cond['width']:.0f} cm wide"}.get(told, "")
-    legs = _NUMBERS.get(cond["legs"], "")
-    form = rng.integers(3) if legs else 2
-    return f"a {size}{f'{legs}-legged ' if form == 0 else ''}{name}{f' on {legs} legs' if form == 1 else ''}{end}"

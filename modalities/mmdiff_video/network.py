@@ -59,11 +59,16 @@ class VideoUNet(UNet):
         if noise.ndim == 1:
             noise = noise.reshape(-1, 1, 1, 1, 1)
         noise = rearrange(noise.expand(-1, -1, length, -1, -1), "b c t h w -> (b t) c h w")
-        vector = context.vector
-        if vector is not None:
-            context = context._replace(vector=vector.repeat_interleave(length, 0))
-        frames = rearrange(x, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        context = Context(
+            *(part if part is None else part.repeat_interleave(length, 0) for part in context[:3]),
+            dense=context.dense if context.dense is None else _frames(context.dense.expand(-1, -1, *x.shape[2:])),
+        )
+        frames = _frames(x).contiguous(memory_format=torch.channels_last)
         return rearrange(super().forward(frames, noise, context, length), "(b t) c h w -> b c t h w", b=count)
+
+
+def _frames(clips: Float[Tensor, "b c t h w"]) -> Float[Tensor, "n c h w"]:
+    return rearrange(clips, "b c t h w -> (b t) c h w")
 
 
 class TimeMixer(nn.Module):

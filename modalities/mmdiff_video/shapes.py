@@ -20,7 +20,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmdiff.captions import belongs, check_split
 from mmdiff.errors import check_at_least
+from mmdiff_video.captions import caption
 
 SIDES = {"circle": 0, "square": 4, "triangle": 3}
 """Sides of the regular polygon that stands on one of them; 0 is the limit of infinitely many."""
@@ -68,34 +70,54 @@ class Scene(NamedTuple):
 class Shapes(Dataset):
     """``size`` films of ``frames`` square frames of ``resolution`` pixels; film i is a function of ``(seed, i)`` alone.
 
+    Args:
+        size: how many.
+        seed: another one for other films.
+        frames: of a film.
+        resolution: side of a frame in pixels.
+        split: of wordings and of combinations of all four (see `mmdiff.captions`).
+        complete: captions tell all four; otherwise some leave a part open.
+
     Raises:
         ValueError: with fewer than 6 frames or 16 pixels, too few for two free steps and for three kinds.
     """
 
-    def __init__(self, *, size: int = 16384, seed: int = 0, frames: int = 8, resolution: int = 32):
+    def __init__(
+        self,
+        *,
+        size: int = 16384,
+        seed: int = 0,
+        frames: int = 8,
+        resolution: int = 32,
+        split: str | None = None,
+        complete: bool = False,
+    ):
+        check_split(split)
         check_at_least(1, size=size)
         check_at_least(0, seed=seed)
         check_at_least(6, frames=frames)
         check_at_least(16, resolution=resolution)
         self.size, self.seed, self.frames, self.resolution = size, seed, frames, resolution
+        self.split, self.complete = split, complete
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int) -> tuple[UInt8[Tensor, "3 t h w"], dict[str, str]]:
-        """Film i and its conditions ``kind``, ``color``, ``direction``, ``speed`` and ``caption``."""
+        """Film i and its conditions ``kind``, ``color``, ``direction``, ``speed`` and ``text``, a caption."""
         rng = np.random.default_rng((self.seed, range(self.size)[i]))
-        scene = draw_scene(rng, self.frames, self.resolution)
+        scene = draw_scene(rng, self.frames, self.resolution, self.split)
         media = render(scene, centers(scene, self.frames, self.resolution), self.resolution)
         names = {name: getattr(scene, name) for name in ("kind", "color", "direction", "speed")}
-        return torch.from_numpy(media), {**names, "caption": describe(rng, **names)}
+        return torch.from_numpy(media), {
+            **names,
+            "text": caption(rng, **names, split=self.split, complete=self.complete),
+        }
 
 
-def draw_scene(rng: np.random.Generator, frames: int, resolution: int) -> Scene:
-    """A scene whose start is uniform over the places with ``FREE`` free steps ahead."""
-    kind, color, direction, speed = (
-        names[rng.integers(len(names))] for names in (tuple(SIDES), tuple(COLORS), DIRECTIONS, tuple(SPEEDS))
-    )
+def draw_scene(rng: np.random.Generator, frames: int, resolution: int, split: str | None = None) -> Scene:
+    """A scene of a split, whose start is uniform over the places with ``FREE`` free steps ahead."""
+    kind, color, direction, speed = _combination(rng, split)
     radius = resolution * rng.uniform(*RADIUS)
     angle = math.radians(45 * DIRECTIONS.index(direction) + rng.uniform(-JITTER, JITTER))
     step = resolution * rng.uniform(*SPEEDS[speed]) / (frames - 1)
@@ -103,6 +125,14 @@ def draw_scene(rng: np.random.Generator, frames: int, resolution: int) -> Scene:
     low, high = bounds(kind, radius, resolution)
     start = rng.uniform(low - FREE * velocity.clip(max=0), high - FREE * velocity.clip(min=0))
     return Scene(kind, color, direction, speed, radius, start, velocity, rng.uniform(*BACKGROUND, 3))
+
+
+def _combination(rng: np.random.Generator, split: str | None) -> tuple[str, ...]:
+    factors = (tuple(SIDES), tuple(COLORS), DIRECTIONS, tuple(SPEEDS))
+    while True:
+        chosen = [int(rng.integers(len(names))) for names in factors]
+        if belongs(int(np.ravel_multi_index(chosen, [len(names) for names in factors])), split):
+            return tuple(names[i] for names, i in zip(factors, chosen, strict=True))
 
 
 def inradius(kind: str, radius: float) -> float:
@@ -143,26 +173,3 @@ def render(scene: Scene, path: Float[np.ndarray, "t 2"], resolution: int) -> UIn
     background = scene.background.astype(np.float32)[:, None, None, None]
     color = np.float32(COLORS[scene.color])[:, None, None, None]
     return (background + (color - background) * coverage + np.float32(0.5)).astype(np.uint8)
-
-
-def describe(rng: np.random.Generator, *, kind: str, color: str, direction: str, speed: str) -> str:
-    """A caption that says all four, in one of several wordings."""
-
-    def choose(*options: str) -> str:
-        return options[rng.integers(len(options))]
-
-    vertical, _, side = direction.rpartition("-")
-    if vertical:
-        corner = {"up": "upper", "down": "lower"}[vertical]
-        where = choose(f"{vertical} and to the {side}", f"towards the {corner} {side}", f"diagonally {vertical}-{side}")
-    elif side in ("left", "right"):
-        where = choose(f"to the {side}", f"{side}wards", f"from {'right' if side == 'left' else 'left'} to {side}")
-    else:
-        where = choose(side, f"{side}wards", f"straight {side}")
-    adverb = choose(*{"slow": ("slowly", "at low speed"), "fast": ("fast", "quickly", "at high speed")}[speed])
-    return choose(
-        f"a {color} {kind} moves {where}, {adverb}",
-        f"a {color} {kind} moving {where} {adverb}",
-        f"{color} {kind}, {adverb}, {where}",
-        f"a {kind} that is {color} moves {adverb} and {where}",
-    )

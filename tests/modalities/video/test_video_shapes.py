@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmdiff_video.captions import caption
 from mmdiff_video.shapes import (
     COLORS,
     DIRECTIONS,
@@ -15,7 +16,6 @@ from mmdiff_video.shapes import (
     Shapes,
     bounds,
     centers,
-    describe,
     draw_scene,
     render,
 )
@@ -80,7 +80,7 @@ def test_types_and_shape(frames, resolution):
     media, cond = Shapes(frames=frames, resolution=resolution)[3]
     assert media.dtype == torch.uint8
     assert media.shape == (3, frames, resolution, resolution)
-    assert set(cond) == {"kind", "color", "direction", "speed", "caption"}
+    assert set(cond) == {"kind", "color", "direction", "speed", "text"}
     assert all(type(value) is str for value in cond.values())
 
 
@@ -194,14 +194,14 @@ def test_captions_say_all_four_in_varied_words():
     words = {"up": ("up", "upper"), "down": ("down", "lower"), "left": ("left",), "right": ("right",)}
     speeds = {"slow": ("slowly", "at low speed"), "fast": ("fast", "quickly", "at high speed")}
     for direction, speed in itertools.product(DIRECTIONS, SPEEDS):
-        captions = {describe(rng, kind="square", color="cyan", direction=direction, speed=speed) for _ in range(40)}
-        assert len(captions) > 10
-        for caption in captions:
-            assert "square" in caption
-            assert "cyan" in caption
-            assert any(word in caption for word in speeds[speed])
+        said = {caption(rng, kind="square", color="cyan", direction=direction, speed=speed) for _ in range(40)}
+        assert len(said) > 10
+        for words_said in said:
+            assert "square" in words_said
+            assert "cyan" in words_said
+            assert any(word in words_said for word in speeds[speed])
             for part in direction.split("-"):
-                assert any(word in caption for word in words[part])
+                assert any(word in words_said for word in words[part])
 
 
 def test_index_out_of_range():

@@ -1,0 +1,99 @@
+"""Texts become contexts: what is the same to people is the same, in any language, however long."""
+
+import warnings
+
+import pytest
+import torch
+
+from mmdiff.conditioning import Conditioner
+from mmdiff.testing import check_conditioner
+from mmdiff.text import ByteEmbedder, normalize
+
+
+def build(**options) -> ByteEmbedder:
+    return ByteEmbedder(8, **{"width": 16, "depth": 2, "drop": 0.0} | options).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("nothing", ["", "   ", "\n\t", "\u3000"])
+def test_an_empty_text_says_nothing(nothing):
+    embedder = build(tokens=True)
+    for a, b in zip(embedder([nothing]), embedder([None]), strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_a_conditioner_with_texts_keeps_the_rules():
+    for tokens in (False, True):
+        check_conditioner(Conditioner(8, {"text": build(tokens=tokens)}), {"text": ["a low note", "", "ein hoher Ton"]})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Caf\u00e9", "cafe\u0301"), ("a  low\nnote ", "A low Note"), ("\uff21\uff14", "a4"), ("STRASSE", "straße")],
+)
+def test_what_people_read_alike_is_one_text(one, other):
+    assert normalize(one) == normalize(other)
+    embedder = build()
+    assert torch.equal(embedder([one]).vector, embedder([other]).vector)
+
+
+def test_texts_of_any_language_are_told_apart():
+    embedder = build(width=32)
+    texts = ["a low note", "a note low", "低い音", "高い音", "нота", "نغمة", "🎻", "🎺", None]
+    assert torch.pdist(embedder(texts).vector).min() > 1e-2
+
+
+def test_a_text_is_what_it_is_beside_a_longer_one():
+    embedder = build(tokens=True)
+    alone, beside = embedder(["short"]), embedder(["short", "a text that is much longer than the other one"])
+    torch.testing.assert_close(alone.vector[0], beside.vector[0])
+    assert beside.token_mask.sum(1).tolist() == [6, 46]
+    torch.testing.assert_close(alone.tokens[0], beside.tokens[0, :6])
+
+
+def test_vectors_have_unit_variance():
+    vector = ByteEmbedder(64)(["a note", None, "x" * 100]).vector
+    torch.testing.assert_close(vector.var(1, correction=0), torch.ones(3), rtol=0, atol=1e-2)
+
+
+def test_a_long_text_is_cut_with_one_warning_that_names_the_limit():
+    embedder = build(length=10)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        cut = embedder(["abcdefghijk", "abcdefghij and more"]).vector
+    assert [str(w.message) for w in caught] == ["texts are read up to 10 bytes; the end of a longer one is left out"]
+    assert torch.equal(cut[0], cut[1])
+    torch.testing.assert_close(cut[:1], embedder(["abcdefghij"]).vector)
+
+
+def test_characters_are_not_cut_in_two():
+    with pytest.warns(UserWarning, match="up to 10 bytes"):
+        assert build(length=10).read("äääää音") == "äääää".encode()
+    with pytest.warns(UserWarning, match="up to 10 bytes"):
+        assert build(length=10).read("音音音音") == "音音音".encode()
+
+
+@pytest.mark.parametrize("value", [5, ["a"], b"bytes"])
+def test_a_text_must_be_one(value):
+    with pytest.raises(ValueError, match=r"cond\.text: expected a text, got"):
+        Conditioner(8, {"text": build()})({"text": [value]}, 1)
+
+
+def test_every_parameter_learns():
+    embedder = ByteEmbedder(8, width=16, tokens=True)
+    context = embedder(["a note", None])
+    (context.vector.sin().sum() + context.tokens.sin().sum()).backward()
+    assert [name for name, p in embedder.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_it_learns_which_of_two_words_a_text_has():
+    embedder, head = ByteEmbedder(16, width=16, depth=1, drop=0), torch.nn.Linear(16, 1)
+    optimizer = torch.optim.Adam([*embedder.parameters(), *head.parameters()], 5e-3)
+    target = torch.tensor([0.0, 1.0] * 4)
+    frames = ["a {} note", "the {}", "{}, please", "notes: {} ones"]
+    texts = [frame.format(word) for frame in frames for word in ("low", "high")]
+    for _ in range(60):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(head(embedder(texts).vector)[:, 0], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
