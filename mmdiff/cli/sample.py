@@ -2,6 +2,7 @@
 
 import re
 import sys
+from typing import Any
 
 from omegaconf import DictConfig
 

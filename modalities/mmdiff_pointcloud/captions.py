@@ -15,9 +15,9 @@ NAMES = {
     "shelf": ("shelf", "bookcase", "set of shelves"),
     "vase": ("vase", "flower vase"),
 }
-NUMBERS = {3: "three", 4: "four", 5: "five", 6: "six"}
-MIDDLE = {"chair": (0.9, 0.49), "stool": (0.57, 0.49), "table": (0.6, 1.1), "lamp": (1.15, 0.4)}
-MIDDLE |= {"shelf": (1.4, 0.9), "vase": (0.65, 0.4)}
+NUMBERS = {3: "three", 4: "four", 6: "six"}
+MIDDLE = {"chair": (0.9, 0.49), "stool": (0.57, 0.49), "table": (0.6, 1.0), "lamp": (1.15, 0.4)}
+MIDDLE |= {"shelf": (1.2, 0.75), "vase": (0.65, 0.4)}
 """Height and width in the middle of their ranges: above are tall and wide things, below low and narrow ones."""
 
 WHOLE = (

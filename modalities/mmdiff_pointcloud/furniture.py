@@ -2,10 +2,10 @@
 
 x is to the right, y up and z to the front, in meters. A thing stands on y = 0, centered in x and z, its back to -z:
 
-- a *chair* has 3 to 6 legs and a seat; without a back it is what the captions call a stool;
-- a *table* has 3 to 6 legs and a top, wider than any chair;
+- a *chair* has 3, 4 or 6 legs and a seat; without a back it is what the captions call a stool;
+- a *table* has 3, 4 or 6 legs and a top, wider than any chair;
 - a *lamp* has a round base, a thin pole and an open shade;
-- a *shelf* has two sides that reach the floor, 3 to 6 boards, and a closed or an open rear;
+- a *shelf* has two sides that reach the floor, 3 or 4 boards, and a closed or an open rear;
 - a *vase* is a turned surface on a round bottom, open at the top.
 
 A surface is a list of patches, each a row of 11 numbers: ``origin``, ``u``, ``v`` (three each), ``r0`` and ``r1``. Its
@@ -34,14 +34,13 @@ from mmdiff.errors import check_at_least
 from mmdiff_pointcloud.captions import caption
 
 KINDS = ("chair", "table", "lamp", "shelf", "vase")
-LEGS = (3, 4, 5, 6)
+LEGS = (3, 4, 6)
 """Numbers of legs of chairs and tables."""
 
 # Where legs stand under a rectangle, in units of half its sides; under a disc they stand on a circle.
 _LAYOUTS = {
     3: ((-1, -1), (1, -1), (0, 1)),
     4: ((-1, -1), (1, -1), (-1, 1), (1, 1)),
-    5: ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0)),
     6: ((-1, -1), (0, -1), (1, -1), (-1, 1), (0, 1), (1, 1)),
 }
 _CORNERS = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
@@ -196,7 +195,7 @@ def _chair(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     back, round_top = rng.random() < 0.5, rng.random() < 0.3
     width, seat = rng.uniform(0.42, 0.56), rng.uniform(0.40, 0.50 if back else 0.75)
     depth = width if round_top else width * rng.uniform(0.9, 1.1)
-    parts, count = _standing(rng, "seat", (width, seat, depth), rng.uniform(0.035, 0.05), round_top)
+    parts, count = _standing(rng, "seat", (width, seat, depth), rng.uniform(0.05, 0.065), round_top)
     if back:
         rise, thick = rng.uniform(0.3, 0.55), rng.uniform(0.02, 0.035)
         span, z = (0.7 * width, -0.34 * width) if round_top else (width, (thick - depth) / 2)
@@ -220,9 +219,9 @@ def _back(rng: np.random.Generator, foot: Sequence[float], size: Sequence[float]
 
 def _table(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     round_top, height = rng.random() < 0.4, rng.uniform(0.4, 0.8)
-    width = rng.uniform(0.8, 1.1 if round_top else 1.5)
-    size = (width, height, width if round_top else rng.uniform(0.6, 0.9))
-    parts, count = _standing(rng, "top", size, rng.uniform(0.05, 0.08), round_top)
+    width = rng.uniform(0.8, 1.0 if round_top else 1.2)
+    size = (width, height, width if round_top else rng.uniform(0.6, 0.8))
+    parts, count = _standing(rng, "top", size, rng.uniform(0.07, 0.09), round_top)
     return parts, {"legs": count}
 
 
@@ -238,8 +237,8 @@ def _lamp(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
 
 
 def _shelf(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
-    width, height, depth = rng.uniform(0.6, 1.2), rng.uniform(0.9, 1.9), rng.uniform(0.25, 0.4)
-    count, thick = rng.integers(3, min(6, int(height / 0.3)) + 1), rng.uniform(0.018, 0.03)
+    width, height, depth = rng.uniform(0.6, 0.9), rng.uniform(0.9, 1.5), rng.uniform(0.25, 0.4)
+    count, thick = rng.integers(3, 5), rng.uniform(0.018, 0.03)
     parts = [box(f"side {s}", (s * (width - thick) / 2, 0, 0), (thick, height, depth)) for s in (-1, 1)]
     levels = np.linspace(0, height - thick, count).tolist()
     parts += [box(f"board {k}", (0, y, 0), (width - 2 * thick, thick, depth)) for k, y in enumerate(levels)]
