@@ -193,9 +193,9 @@ def _standing(
 
 def _chair(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     back, round_top = rng.random() < 0.5, rng.random() < 0.3
-    width, seat = rng.uniform(0.42, 0.56), rng.uniform(0.40, 0.50 if back else 0.75)
+    width, seat = rng.uniform(0.46, 0.58), rng.uniform(0.40, 0.50 if back else 0.75)
     depth = width if round_top else width * rng.uniform(0.9, 1.1)
-    parts, count = _standing(rng, "seat", (width, seat, depth), rng.uniform(0.05, 0.065), round_top)
+    parts, count = _standing(rng, "seat", (width, seat, depth), rng.uniform(0.04, 0.05), round_top)
     if back:
         rise, thick = rng.uniform(0.3, 0.55), rng.uniform(0.02, 0.035)
         span, z = (0.7 * width, -0.34 * width) if round_top else (width, (thick - depth) / 2)

@@ -75,7 +75,7 @@ def test_shuffled_conditions_are_met_by_chance(held_out):
     assert shares["all"] < 0.05
 
 
-@pytest.mark.parametrize(("name", "chance"), [("legs", 0.25), ("back", 0.5)])
+@pytest.mark.parametrize(("name", "chance"), [("legs", 1 / 3), ("back", 0.5)])
 def test_legs_and_backs_shuffled_among_the_things_that_have_them(held_out, name, chance):
     clouds, cond = held_out
     have = [i for i, value in enumerate(cond[name]) if value is not None]
