@@ -37,7 +37,7 @@ class EMA(Callback):
         self.gamma = gamma
         self.count = 0  # weights in the average
         self.average: list[Tensor] = []
-        self.current: dict[str, Tensor] | None = None  # of a checkpoint, until training starts
+        self.current: dict[str, Any] | None = None  # of a checkpoint, until training starts
 
     def decay(self, count: int) -> float:
         """What an average of that many weights keeps of itself when one more is added."""
