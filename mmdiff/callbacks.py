@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
@@ -37,7 +38,7 @@ class EMA(Callback):
         self.gamma = gamma
         self.count = 0  # weights in the average
         self.average: list[Tensor] = []
-        self.current: dict[str, Tensor] | None = None  # of a checkpoint, until training starts
+        self.current: dict[str, Any] | None = None  # of a checkpoint, until training starts
 
     def decay(self, count: int) -> float:
         """What an average of that many weights keeps of itself when one more is added."""
@@ -95,6 +96,9 @@ class EMA(Callback):
 
 def _local(module: torch.nn.Module) -> list[Tensor]:
     """The parameters, of sharded ones the part of this process."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # after a validation they are whole
     return [p.to_local() if isinstance(p, DTensor) else p.detach() for p in module.parameters()]
 
 

@@ -70,6 +70,8 @@ class DiffusionModule(L.LightningModule):
         mesh = self.device_mesh
         for part in (self.denoiser.network, self.denoiser.conditioner):
             if mesh and not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
+                for weights in part.parameters():
+                    weights.data = weights.data.to(self.trainer.strategy.root_device).contiguous()
                 fully_shard(part, mesh=mesh["data_parallel"])
 
     def on_fit_start(self) -> None:

@@ -120,7 +120,7 @@ def test_sharded_training_resumes_and_samples_on_one_device(tiny, process, comma
 def test_sigterm_and_a_lost_process(tiny, program, environment, process, tmp_path):
     """The first process alone is told to end, as by `kill`; then the second one is killed."""
     long = [o for o in options(tiny) if o != "debug=fast"]
-    long += ["data.num_workers=0", "trainer.max_steps=1000000", "callbacks.checkpoint.every_n_train_steps=3"]
+    long += ["trainer.max_steps=1000000", "callbacks.checkpoint.every_n_train_steps=3"]
     long += ["hydra.run.dir=run", "resume=auto"]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
 

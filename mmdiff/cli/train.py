@@ -159,6 +159,7 @@ def quiet() -> None:
         "The number of training batches",
         "Checkpoint directory .* exists and is not empty",
         "your dataloader is not resumable",  # it is, by the place that the module has reached
+        "returned a view tensor",  # which nothing changes in place
         "`LeafSpec|`isinstance",
     ):
         warnings.filterwarnings("ignore", f".*{advice}.*")
