@@ -47,8 +47,9 @@ class Alone:
 class Output:
     """Files of samples with the record of what made each.
 
-    A file appears under its name when it is whole and its line is in the record. While samples are missing, each process keeps its lines below ``.unfinished``; `finish` merges them. A sample is done if its file is there and
-    a line says what would be said of it now.
+    A file appears under its name when it is whole and its line is in the record. While samples are missing, each
+    process keeps its lines below ``.unfinished``; `finish` merges them. A sample is done if its file is there and a
+    line says what would be said of it now.
 
     Args:
         folder: an existing one, the same for all processes.
