@@ -47,9 +47,9 @@ class Alone:
 class Output:
     """Files of samples with the record of what made each.
 
-    A file appears under its name when it is whole, and its line in the record after it. While samples are missing,
-    each process keeps its lines below ``.unfinished``; `finish` merges them. A sample is done if its file is there and
-    a line says what would be said of it now.
+    A file appears under its name when it is whole and its line is in the record. While samples are missing, each
+    process keeps its lines below ``.unfinished``; `finish` merges them. A sample is done if its file is there and a
+    line says what would be said of it now.
 
     Args:
         folder: an existing one, the same for all processes.
@@ -98,12 +98,13 @@ class Output:
             self.lines[index] = json.dumps({**self.entries[index], **found}, ensure_ascii=False)
         path = self.own / "files" / self.entries[index]["file"]
         self.modality.write(self.modality.restore(media, origin) if origin else media, path)
-        for part in sorted(path.parent.iterdir(), key=lambda part: part == path):  # what goes with it comes first
-            part.replace(self.folder / part.name)
         if index < PICTURED:
             torch.save(self.modality.preview(media), self.own / f"{index}.pt")
+        (self.folder / path.name).unlink(missing_ok=True)  # one of something else is not taken for this one
         with (self.own / RECORD).open("a", encoding="utf-8") as record:
             record.write(self.lines[index] + "\n")
+        for part in sorted(path.parent.iterdir(), key=lambda part: part == path):  # what goes with it comes first
+            part.replace(self.folder / part.name)
 
     def finish(self) -> None:
         """Merge what the processes recorded into ``samples.jsonl``, in order, and ``preview.png``.

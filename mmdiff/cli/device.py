@@ -27,7 +27,7 @@ def choose(name: str) -> torch.device:
 def launch(trainer: DictConfig) -> Fabric:
     """Start the processes of a trainer's configuration, one for each of its devices; each has a whole model.
 
-    They only wait for each other, which gloo does on all devices, and for as long as it takes.
+    They only wait for each other, which gloo does on all devices; not forever, lest one stays behind when others died.
 
     Raises:
         ValueError: for devices that this machine does not have.
@@ -37,7 +37,7 @@ def launch(trainer: DictConfig) -> Fabric:
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.get("num_nodes", 1),
-            strategy=DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=30)),
+            strategy=DDPStrategy(process_group_backend="gloo", timeout=timedelta(hours=2)),
         )
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
