@@ -59,7 +59,7 @@ class Edit:
     keep: str | None = None
     strength: float = 1.0
     method: str = "auto"
-    jump: int = 1
+    jump: int = 4
     repeats: int = 10
     toward: Tensor | None = None
     source: Mapping[str, Any] | None = None
@@ -102,7 +102,7 @@ def keeps_by_levels(config: DictConfig, known: Bool[Tensor, "b *parts"]) -> Bool
 
 
 def invert(denoise: Denoise, x0: Float[Tensor, "b *d"], sigmas: Float[Tensor, "n"]) -> Float[Tensor, "b *d"]:
-    """The state that the probability flow leads from ``sigmas[0]`` to ``x0``, by `heun`: Song et al. 2021a, section 5."""
+    """The state at ``sigmas[0]`` that the probability flow leads to ``x0``: Song et al. 2021a, section 5; by `heun`."""
     *_, last = heun(denoise, x0, sigmas.flip(0))
     return last.x
 
@@ -125,7 +125,7 @@ def spherical(
 def edited(
     model: Model, conds: Sequence[Mapping[str, Any]], given: Sequence[Tensor], edit: Edit, *, seed: int, batch_size: int
 ) -> Iterator[tuple[Tensor, str]]:
-    """Media of one sample per entry of ``conds`` and how they were made, in batches; sample i has seed ``seed + i``."""
+    """Batches in model space, a sample per entry of ``conds``, and how they were made; sample i has seed ``seed + i``."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed)
     if edit.toward is not None:
@@ -147,7 +147,7 @@ def edited(
                 x, how = draw.restored(media, edit.measured, edit)
             else:
                 x, how = draw.kept(media, edit)
-            yield model.modality.decode(x.cpu()), how
+            yield x.cpu(), how
             bar.update(len(part))
 
 
@@ -186,10 +186,10 @@ def edit_files(
     ways = set()
 
     def drawn() -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-        for media, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size):
+        for x, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size):
             ways.add(how)
             resampled = {"solver": {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}, "lag": 0}
-            yield media, {"edit": how, **(resampled if how.startswith("repaint") else {})}
+            yield model.modality.decode(x), {"edit": how, **(resampled if how.startswith("repaint") else {})}
 
     write(model, drawn(), entries, folder, paths)
     return "; ".join(SAYS[how] for how in sorted(ways))
