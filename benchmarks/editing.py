@@ -11,7 +11,7 @@ import time
 from functools import partial
 
 import torch
-from joins import edge_difference, frame_difference, sparseness, spectral_flux, within
+from joins import density_step, edge_difference, frame_difference, spectral_flux, within
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -57,9 +57,10 @@ def masked(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
 
 
 def halves(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
-    """The points of the first on one side of x = 0, of the second on the other side but a gap away."""
-    moved = second + torch.tensor([0.15, 0.0, 0.0])
-    return torch.where((first[..., :1] < 0), first, torch.where(second[..., :1] >= 0, moved, first))
+    """The points of the first on one side of x = 0, and those of the second that are on the other side."""
+    side = torch.cat([first[..., :1] < 0, second[..., :1] >= 0], 1)
+    both = torch.cat([first, second], 1)
+    return torch.where(side, both, 1e6)
 
 
 def flux(media: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def flux(media: Tensor) -> Tensor:
 
 
 def cloud(media: Tensor) -> Tensor:
-    return torch.stack([sparseness(points[:, :3], points[:, 0].abs() < 0.1) for points in media])
+    return density_step(media[..., 0], 0.0, 0.1)
 
 
 JOINS = {
