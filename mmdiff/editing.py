@@ -125,7 +125,7 @@ def spherical(
 def edited(
     model: Model, conds: Sequence[Mapping[str, Any]], given: Sequence[Tensor], edit: Edit, *, seed: int, batch_size: int
 ) -> Iterator[tuple[Tensor, str]]:
-    """Batches in model space, a sample per entry of ``conds``, and how each was made; sample i has seed ``seed`` + i."""
+    """Batches in model space, a sample for each of ``conds``, and how it was made; sample i has seed ``seed + i``."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed)
     if edit.toward is not None:
