@@ -241,8 +241,8 @@ class _Draw:
         return self._from(state, edit), "carried over"
 
     def between(self, media: Sequence[Tensor], last: Tensor, share: Tensor, edit: Edit) -> tuple[Tensor, str]:
-        ends = [self._inverted(ones, self.cond, edit) for ones in (media, [last] * len(media))]
-        return self._from(spherical(*ends, share), edit), "blended"
+        here, there = (self._inverted(ones, self.cond, edit) for ones in (media, [last] * len(media)))
+        return self._from(spherical(here, there, share), edit), "blended"
 
     def _inverted(self, media: Sequence[Tensor], cond: Mapping[str, Sequence[Any]], edit: Edit) -> Tensor:
         denoiser, modality = self.model.denoiser, self.model.modality
