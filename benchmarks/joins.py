@@ -1,8 +1,7 @@
 """What shows a join, as a number for each example: higher where it can be heard or seen."""
 
 import torch
-from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -31,11 +30,17 @@ def edge_difference(clips: Float[Tensor, "b c t h w"], column: int) -> Float[Ten
     return (clips[..., column] - clips[..., column - 1]).square().mean((1, 2, 3)).sqrt()
 
 
-def sparseness(points: Float[Tensor, "n 3"], near: Bool[Tensor, "n"], neighbors: int = 8) -> Float[Tensor, ""]:
-    """Mean distance of the points near a join to their 8th neighbor, over that of all points: a gap is above 1."""
-    distance = cKDTree(points.numpy()).query(points.numpy(), neighbors + 1)[0][:, -1]
-    distance = torch.from_numpy(distance).to(points)
-    return distance[near].mean() / distance.mean()
+def density_step(points: Float[Tensor, "b n"], cut: float, width: float) -> Float[Tensor, "b"]:
+    """How much denser clouds are on one side of a plane than on the other: |log(n+ / n-)| of the slabs that touch it.
+
+    Args:
+        points: their coordinates across the plane.
+        cut: where the plane is.
+        width: of each slab.
+    """
+    above = ((points >= cut) & (points < cut + width)).sum(1)
+    below = ((points < cut) & (points >= cut - width)).sum(1)
+    return ((above + 1) / (below + 1)).log().abs()
 
 
 def within(edited: Float[Tensor, "b"], real: Float[Tensor, "n"], share: float = 0.95) -> float:

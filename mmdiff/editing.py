@@ -60,7 +60,7 @@ class Edit:
     keep: str | None = None
     strength: float = 1.0
     method: str = "auto"
-    jump: int = 1
+    jump: int = 4
     repeats: int = 10
     toward: Tensor | None = None
     source: Mapping[str, Any] | None = None
@@ -103,7 +103,7 @@ def keeps_by_levels(config: DictConfig, known: Bool[Tensor, "b *parts"]) -> Bool
 
 
 def invert(denoise: Denoise, x0: Float[Tensor, "b *d"], sigmas: Float[Tensor, "n"]) -> Float[Tensor, "b *d"]:
-    """The state that the probability flow leads from ``sigmas[0]`` to ``x0``, by `heun`: Song et al. 2021a, section 5."""
+    """The state at ``sigmas[0]`` that the probability flow leads to ``x0``: Song et al. 2021a, section 5; by `heun`."""
     *_, last = heun(denoise, x0, sigmas.flip(0))
     return last.x
 
@@ -126,7 +126,7 @@ def spherical(
 def edited(
     model: Model, conds: Sequence[Mapping[str, Any]], given: Sequence[Tensor], edit: Edit, *, seed: int, batch_size: int
 ) -> Iterator[tuple[Tensor, str]]:
-    """Media of one sample per entry of ``conds`` and how they were made, in batches; sample i has seed ``seed + i``."""
+    """Batches in model space, a sample for each of ``conds``, and how it was made; sample i has seed ``seed + i``."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
     check_at_least(0, seed=seed)
     if edit.toward is not None:
@@ -148,7 +148,7 @@ def edited(
                 x, how = draw.restored(media, edit.measured, edit)
             else:
                 x, how = draw.kept(media, edit)
-            yield model.modality.decode(x.cpu()), how
+            yield x.cpu(), how
             bar.update(len(part))
 
 
@@ -190,9 +190,9 @@ def edit_files(
     resampled = {"solver": {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}, "lag": 0}
     ways = set()
     index = 0
-    for media, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size):
+    for x, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size):
         ways.add(how)
-        for item in media:
+        for item in model.modality.decode(x):
             found = {"edit": how, **(resampled if how.startswith("repaint") else {})}
             output.write(index, item, paths[index % len(paths)], found)
             index += 1
@@ -246,8 +246,8 @@ class _Draw:
         return self._from(state, edit), "carried over"
 
     def between(self, media: Sequence[Tensor], last: Tensor, share: Tensor, edit: Edit) -> tuple[Tensor, str]:
-        ends = [self._inverted(ones, self.cond, edit) for ones in (media, [last] * len(media))]
-        return self._from(spherical(*ends, share), edit), "blended"
+        here, there = (self._inverted(ones, self.cond, edit) for ones in (media, [last] * len(media)))
+        return self._from(spherical(here, there, share), edit), "blended"
 
     def _inverted(self, media: Sequence[Tensor], cond: Mapping[str, Sequence[Any]], edit: Edit) -> Tensor:
         denoiser, modality = self.model.denoiser, self.model.modality

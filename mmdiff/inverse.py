@@ -147,7 +147,10 @@ def _projected(
 def conjugate_gradients(
     matrix: Callable[[Tensor], Tensor], b: Float[Tensor, "b *m"], iterations: int, tolerance: float = 1e-5
 ) -> Float[Tensor, "b *m"]:
-    """Solve matrix(u) = b for each example: Hestenes & Stiefel 1952; the matrix is symmetric, not negative."""
+    """Solve matrix(u) = b for each example: Hestenes & Stiefel 1952, for a symmetric matrix that is not negative.
+
+    An example stops where its matrix is found negative after all, as a network's may be.
+    """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
         return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (b.ndim - 1))
@@ -155,11 +158,14 @@ def conjugate_gradients(
     u, residual = torch.zeros_like(b), b
     direction, square = residual, dot(residual, residual)
     goal = tolerance**2 * square
+    goes = square > 0
     for _ in range(iterations):
-        if (square <= goal).all():
-            break
         moved = matrix(direction)
-        step = torch.where(square > goal, square / dot(direction, moved).clamp(min=1e-30), 0)
+        curvature = dot(direction, moved)
+        goes = goes & (square > goal) & (curvature > 0)
+        if not goes.any():
+            break
+        step = torch.where(goes, square / torch.where(goes, curvature, 1), 0)
         u, residual = u + step * direction, residual - step * moved
         before, square = square, dot(residual, residual)
         direction = residual + square / before.clamp(min=1e-30) * direction

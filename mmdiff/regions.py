@@ -44,8 +44,8 @@ def span(word: str, axes: Mapping[str, Real[Tensor, "..."]], *others: str) -> Ma
     except ValueError:
         colon = ""
     if axis not in axes or not colon:
-        known = ", ".join([*others, *(f"{name}:FROM:TO" for name in axes)])
-        raise ValueError(f"{word!r} names no part; parts are {known}, joined by and, or, not.")
+        words = ", ".join([*others, *(f"{name}:FROM:TO" for name in axes)])
+        raise ValueError(f"{word!r} names no part; parts are {words}, joined by and, or, not.")
     place = axes[axis]
     inside = (least <= place) & (place < most)
     if not inside.any():

@@ -186,7 +186,7 @@ def test_files_and_their_record(model, tmp_path):
     assert [line["seed"] for line in lines] == [5, 6, 7]
     assert lines[1]["given"] == str(path)
     assert (lines[1]["edit"], lines[1]["keep"]) == ("repaint", "place:1:4")
-    assert lines[1]["solver"] == {"name": "repaint", "jump": 1, "repeats": 2}
+    assert lines[1]["solver"] == {"name": "repaint", "jump": 4, "repeats": 2}
     written = [float(line) for line in (tmp_path / "out" / "00002.txt").read_text().split()]
     assert written[1:4] == [2.0, 3.0, 4.0]
     assert (tmp_path / "out" / "preview.png").is_file()

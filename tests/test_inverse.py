@@ -122,3 +122,11 @@ def test_conjugate_gradients_solve_each_example():
 def test_mistakes(make):
     with pytest.raises(ValueError, match="noise must not be negative"):
         make(denoise, operator, Y[None], noise=-1.0)
+
+
+def test_conjugate_gradients_stop_at_a_negative_matrix():
+    b = torch.tensor([[1.0, 1.0], [1.0, 1.0]]).double()
+    matrix = torch.tensor([[2.0, 4.0], [2.0, -4.0]]).double()
+    got = conjugate_gradients(lambda v: matrix * v, b, 10)
+    torch.testing.assert_close(got[0], torch.tensor([0.5, 0.25]).double())
+    assert got[1].isfinite().all()

@@ -1,6 +1,7 @@
 """The statistics of benchmarks/joins.py see joins, and nothing where there is none."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -42,13 +43,14 @@ def test_differences_of_frames_and_columns(joins):
     assert joins.edge_difference(clips, 4).tolist() == [0, 0]
 
 
-def test_sparseness(joins):
-    points = torch.rand(4000, 3)
-    near = (points[:, 0] - 0.5).abs() < 0.1
-    assert 0.8 < joins.sparseness(points, near) < 1.1
-    thin = points[~near | (torch.rand(4000) < 0.125)]  # an eighth of the density: twice the distance
-    value = joins.sparseness(thin, (thin[:, 0] - 0.5).abs() < 0.1)
-    assert 1.4 < value < 2.2
+def test_density_step(joins):
+    points = torch.linspace(-1, 1, 2001).expand(3, -1).clone()
+    points[1] = torch.where((points[1] >= 0.2) & (points[1] < 0.25), 0.5, points[1])  # a gap on one side
+    points[2] = torch.where((points[2] >= 0.6) & (points[2] < 0.7), 0.21, points[2])  # a heap
+    even, gap, heap = joins.density_step(points, 0.2, 0.1)
+    assert even < 0.02
+    assert gap == pytest.approx(math.log(2), abs=0.05)
+    assert heap == pytest.approx(math.log(2), abs=0.05)
 
 
 def test_the_share_within_what_is_usual(joins):

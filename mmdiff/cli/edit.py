@@ -1,6 +1,7 @@
 """``mmdiff edit``: files kept in part, varied, blended, carried over to another condition, or restored."""
 
 import sys
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -22,8 +23,8 @@ def edit(config: DictConfig) -> None:
     model = override(load(config.checkpoint, choose(config.device)), config)
     count = config.count or (8 if config.toward else len(paths))
     chosen = {name: config[name] for name in ("strength", "method", "jump", "repeats", "noise")}
-    words = {name: str(config[name]) for name in ("keep", "measured") if config[name] is not None}
-    source = {} if config.source is None else {"source": to_dict(config.source)}
+    words: dict[str, Any] = {name: str(config[name]) for name in ("keep", "measured") if config[name] is not None}
+    source: dict[str, Any] = {} if config.source is None else {"source": to_dict(config.source)}
     toward = {} if config.toward is None else {"toward": config.toward}
     inverse = {"inverse": plain(config.inverse), "noise": config.noise} if config.measured else {}
     said = edit_files(

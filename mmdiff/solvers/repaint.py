@@ -20,7 +20,7 @@ def repaint(
     *,
     given: Float[Tensor, "b *d"],
     known: Bool[Tensor, "#b *parts"],
-    jump: int = 1,
+    jump: int = 4,
     repeats: int = 10,
 ) -> Iterator[Step]:
     """RePaint: Lugmayr et al. 2022, algorithm 1, with the jumps of their appendix B.

@@ -234,3 +234,32 @@ def test_metrics_take_media():
         for real in (True, False):
             metric.update(0.1 * torch.randn(8, 1, modality.length), real=real, cond={})
         assert all(value.isfinite() for value in metric.compute().values()), name
+
+
+@pytest.mark.parametrize("representation", [STFT(n_fft=254, hop=64), LogMel(rate=8000, n_fft=512, mels=20)])
+def test_times_and_bands(representation):
+    """A tone that is there for part of the time stands in the part that its words name."""
+    audio = Audio(representation, rate=8000, seconds=1.0)
+    t = torch.arange(8000) / 8000
+    wave = torch.where((t >= 0.5) & (t < 0.75), torch.sin(2 * torch.pi * 1500 * t), 0)[None]
+    strength = representation.encode(wave)[0] ** 2 if isinstance(representation, STFT) else audio.encode(wave).exp()
+    inside = audio.place(wave, "seconds:0.5:0.75 and hertz:1300:1700")[1]
+    assert inside.shape == (1, *audio.shape[1:])
+    strength = strength.sum(0)
+    assert strength[inside[0]].mean() > 20 * strength[~inside[0]].mean()
+    assert torch.equal(audio.place(wave, "not seconds::0.5")[1], audio.place(wave, "seconds:0.5:")[1])
+    short = audio.place(wave[:, :4000], "hertz::500")[1]
+    assert not short[..., 70 if isinstance(representation, STFT) else 20 :].any()  # padding is not known
+
+
+def test_samples_below_a_peak():
+    audio = Audio(STFT(n_fft=254, hop=64), rate=8000, seconds=0.5)
+    clipped = torch.sin(torch.arange(4000) / 10)[None].clamp(-0.5, 0.5)
+    operator, x = audio.operator("unclipped", clipped), audio.encode(clipped)[None].requires_grad_()
+    seen = operator(x)
+    whole = clipped.abs() < 0.4995
+    assert 0.2 < whole.float().mean() < 0.5
+    torch.testing.assert_close(seen[0], clipped * whole, rtol=0, atol=1e-4)
+    (gradient,) = torch.autograd.grad((seen**2).sum(), x)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0

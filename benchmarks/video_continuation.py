@@ -1,0 +1,33 @@
+"""Image to video: is the given first frame exact, and does the object keep its kind and color?
+
+    python benchmarks/video_continuation.py CHECKPOINT [COUNT]
+
+The first frames of held-out films are given and nothing is asked. The judge reads the films that come of them.
+"""
+
+import sys
+
+import torch
+from hydra.utils import instantiate
+from mmdiff_video.judge import ShapeAccuracy
+
+from mmdiff.checkpoint import load
+from mmdiff.generation import batches
+
+
+def main(checkpoint: str, count: int = 64) -> None:
+    model = load(checkpoint)
+    data = instantiate(model.config.data)
+    films = [data.held_out[i] for i in range(count)]
+    given = [media for media, _ in films]
+    made = torch.cat(list(batches(model, [{}] * count, seed=0, batch_size=16, given=given, known="first", quiet=True)))
+    exact = sum(torch.equal(new[:, :1], old[:, :1]) for new, old in zip(made, given, strict=True)) / count
+    judge = ShapeAccuracy()
+    judge.update(made, real=False, cond={name: [cond[name] for _, cond in films] for name in ("kind", "color")})
+    kept = judge.compute()
+    print(f"of {count} films: first frame exact {exact:.1%}", end="")
+    print("".join(f", {name} {kept[name].item():.1%}" for name in ("kind", "color", "kind_and_color", "one")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
