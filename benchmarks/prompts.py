@@ -1,7 +1,7 @@
 """Trains models on captions and measures how well they do what they are told in words.
 
-`python benchmarks/prompts.py audio/notes_text` trains; with the path of a checkpoint as second argument it does not. Prints
-the metrics on wordings that training reads, on held-out wordings and on held-out combinations of factors; for notes
+`python benchmarks/prompts.py audio/notes_text` trains; with the path of a checkpoint behind it it does not. Prints the
+metrics on wordings that training reads, on held-out wordings and on held-out combinations of factors; for notes
 also the share of organs among notes whose timbre is left open, without and with the negative prompt "organ".
 """
 

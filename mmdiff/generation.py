@@ -113,14 +113,14 @@ def _draw(
 ) -> Tensor:
     """Media of one sample per seed, which complete the given ones."""
     modality = model.modality
-    sampler = partial(sampler, model.denoiser, modality.shape, cond, seeds, against=against, time=modality.time)
+    draw = partial(sampler, model.denoiser, modality.shape, cond, seeds, against=against, time=modality.time)
     if not given:
-        return modality.decode(sampler().cpu())
+        return modality.decode(draw().cpu())
     placed = [modality.place(media, known) for media in given]
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    return modality.decode(sampler(given=x0, known=kept).cpu())
+    return modality.decode(draw(given=x0, known=kept).cpu())
 
 
 def _go_on(

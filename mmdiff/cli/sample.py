@@ -23,7 +23,8 @@ def sample(config: DictConfig) -> None:
     rows, negatives = (prompts.read_prompts(given[word], word) for word in WORDS)
     count = (len(rows) if len(rows) > 1 else prompts.COUNT) if config.count is None else config.count
     model = override(load(config.checkpoint, choose(config.device)), config)
-    conds, against = spread(given["cond"] or {}, count), []
+    conds = spread(given["cond"] or {}, count)
+    against: list = []
     if any(given[word] is not None for word in WORDS):
         name = prompts.text_condition(model.denoiser.conditioner)
         conds, against = prompts.ask(conds, rows, negatives, name)
