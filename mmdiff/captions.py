@@ -35,4 +35,4 @@ def belongs(combination: int, split: str | None) -> bool:
 def choose(rng: np.random.Generator, seen: Sequence[str], held_out: Sequence[str], split: str | None) -> str:
     """One of the wordings of the split."""
     allowed = [*seen, *held_out] if split is None else held_out if split == "wordings" else seen
-    return allowed[rng.integers(len(allowed))]
+    return allowed[int(rng.integers(len(allowed)))]

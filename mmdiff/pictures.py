@@ -1,8 +1,10 @@
 """Pictures for people: many previews in one labeled grid."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
@@ -27,8 +29,10 @@ def save_grid(pictures: Sequence[UInt8[Tensor, "3 h w"]], labels: Sequence[str],
         axis.set_axis_off()
     for axis, picture, label in zip(axes, pictures, labels, strict=False):
         axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set_title(label, fontsize=7)
-    figure.savefig(path, dpi=110)
+        axis.set_title("\n".join(wrap(label, 36)), fontsize=7, parse_math=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a label may be in any language
+        figure.savefig(path, dpi=110)
 
 
 def describe(cond: Mapping[str, object]) -> str:

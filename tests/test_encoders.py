@@ -120,3 +120,16 @@ def test_a_model_that_is_not_there(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match="nowhere is no folder and no name on the hub that can be read"):
         PretrainedEmbedder(8, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("folder", ["bert"], indirect=True)
+def test_the_commands(folder, tiny, train, command, tmp_path):
+    options = [o for o in tiny if not o.startswith("experiment=")]
+    encoder = ["conditioner=encoder", f"conditioner.embedders.text.model={folder}"]
+    encoder += [f"conditioner.embedders.text.cache={tmp_path}/cache", "callbacks.preview.count=0"]
+    assert train("experiment=audio/notes_text", *options, *encoder, folder=tmp_path).err == ""
+    assert list((tmp_path / "cache").rglob("*.safetensors"))
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    asked = ["prompt=a low note", "count=1", "steps=1"]
+    ran = command("sample", f"checkpoint={checkpoint}", *asked, folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")

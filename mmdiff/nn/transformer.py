@@ -120,7 +120,7 @@ class _Block(nn.Module):
         self.modulation = zero(nn.Linear(width, 6 * width))
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.words = words and CrossAttention(width, words, head)
+        self.words = None if words is None else CrossAttention(width, words, head)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(

@@ -173,7 +173,7 @@ class _Stage(nn.Module):
         level: int,
         attention: nn.Module | None = None,
         mixer: nn.Module | None = None,
-        words: nn.Module | None = None,
+        words: CrossAttention | None = None,
     ):
         super().__init__()
         self.block = block

@@ -1,0 +1,65 @@
+"""Trains models on captions and measures how well they do what they are told in words.
+
+`python benchmarks/prompts.py audio/notes_text` trains; with the path of a checkpoint behind it it does not. Prints the
+metrics on wordings that training reads, on held-out wordings and on held-out combinations of factors; for notes
+also the share of organs among notes whose timbre is left open, without and with the negative prompt "organ".
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+COUNT = 64
+SPLITS = ("train", "wordings", "combinations")
+SCALES = (1.0, 2.0, 3.0)
+
+
+def mmdiff(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "mmdiff", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def measure(checkpoint: Path, split: str, scale: float, folder: Path) -> dict[str, float]:
+    told = [f"data.dataset.split={split}", "data.dataset.complete=true", f"guidance.scale={scale}"]
+    mmdiff("evaluate", f"checkpoint={checkpoint}", f"count={COUNT}", *told, f"output={folder}")
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def organs(checkpoint: Path, folder: Path, *options: str) -> float:
+    """Share of organs among notes of which the pitch alone is asked, by the judge of the notes."""
+    from mmdiff_audio.media import read
+    from mmdiff_audio.metrics import NoteAccuracy
+    from mmdiff_audio.notes import Notes
+
+    prompts = folder / "prompts.txt"
+    prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
+    mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")
+    judge, notes = NoteAccuracy(), Notes(size=256, seed=1)
+    for wave, cond in notes:
+        judge.update(wave[None], real=True, cond={"timbre": [cond["timbre"]]})
+    for path in sorted(folder.glob("*.wav")):
+        judge.update(read(path, judge.rate, 1, 0.0, notes.seconds)[None], real=False, cond={"timbre": ["organ"]})
+    return judge.compute()["timbre"].item()
+
+
+def main() -> None:
+    experiment = sys.argv[1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = Path(sys.argv[2]) if len(sys.argv) > 2 else folder / "run" / "checkpoints" / "last.ckpt"
+        if len(sys.argv) == 2:
+            mmdiff("train", f"experiment={experiment}", f"hydra.run.dir={folder / 'run'}")
+        for scale in SCALES:
+            for split in SPLITS:
+                metrics = measure(checkpoint, split, scale, folder / "evaluation")
+                shown = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if value is not None)
+                print(f"| {experiment} | {scale:g} | {split} | {shown} |", flush=True)
+        if experiment == "audio/notes_text":
+            for options in ([], ["negative=organ"]):
+                share = organs(checkpoint, folder / f"open{len(options)}", "guidance.scale=3", *options)
+                print(f"| {' '.join(options) or 'no negative'} | organs {share:.3g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
