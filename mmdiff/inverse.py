@@ -85,7 +85,7 @@ def pigdm(
 
 
 def mmps(
-    denoise: Denoise, operator: Operator, y: Float[Tensor, "b *m"], *, noise: float = 0.0, iterations: int = 5
+    denoise: Denoise, operator: Operator, y: Float[Tensor, "b *m"], *, noise: float = 0.0, iterations: int = 3
 ) -> Denoise:
     """Moment-matching posterior sampling: Rozet et al. 2024, for linear operators.
 
@@ -98,7 +98,7 @@ def mmps(
         operator: A, linear (or affine).
         y: what was measured.
         noise: standard deviation of its error, at least 1e-3: the Jacobian of a network is not quite symmetric.
-        iterations: of conjugate gradients, at most.
+        iterations: of conjugate gradients, at most; for the same reason more can be worse.
     """
     if noise < 0:
         raise ValueError(f"noise must not be negative, got {noise:g}.")
