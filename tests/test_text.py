@@ -55,6 +55,12 @@ def test_vectors_have_unit_variance():
     torch.testing.assert_close(vector.var(1, correction=0), torch.ones(3), rtol=0, atol=1e-2)
 
 
+def test_untrained_a_word_matters_like_a_class():
+    """Of the variance between captions of four words that share three, the words alone would leave a quarter."""
+    vector = ByteEmbedder(512)([f"a flute note, {word}" for word in ("c4", "d4", "e5", "g5", "a5", "b5")]).vector
+    assert vector.var(0).mean() > 0.1
+
+
 def test_a_long_text_is_cut_with_one_warning_that_names_the_limit():
     embedder = build(length=10)
     with warnings.catch_warnings(record=True) as caught:
