@@ -3,9 +3,9 @@
 x is to the right, y up and z to the front, in meters. A thing stands on y = 0, centered in x and z, its back to -z:
 
 - a *chair* has 3, 4 or 6 legs and a seat; without a back it is what the captions call a stool;
-- a *table* has 3, 4 or 6 legs and a top, wider than any chair;
+- a *table* has 3, 4 or 6 legs and a top, wider than any chair; 3 legs stand under a round seat or top;
 - a *lamp* has a round base, a thin pole and an open shade;
-- a *shelf* has two sides that reach the floor, 3 or 4 boards, and a closed or an open rear;
+- a *shelf* has two sides that reach the floor, 3 boards (4 from a height of 1.2 m on), and a closed or an open rear;
 - a *vase* is a turned surface on a round bottom, open at the top.
 
 A surface is a list of patches, each a row of 11 numbers: ``origin``, ``u``, ``v`` (three each), ``r0`` and ``r1``. Its
@@ -37,9 +37,11 @@ KINDS = ("chair", "table", "lamp", "shelf", "vase")
 LEGS = (3, 4, 6)
 """Numbers of legs of chairs and tables."""
 
-# Where legs stand under a rectangle, in units of half its sides; under a disc they stand on a circle.
+ROUND = (3,)
+"""Numbers of legs that stand in a circle under a round top; the others stand under a rectangle."""
+
+# Where legs stand under a rectangle, in units of half its sides.
 _LAYOUTS = {
-    3: ((-1, -1), (1, -1), (0, 1)),
     4: ((-1, -1), (1, -1), (-1, 1), (1, 1)),
     6: ((-1, -1), (0, -1), (1, -1), (-1, 1), (0, 1), (1, 1)),
 }
@@ -166,16 +168,14 @@ def cylinder(name: str, foot: Sequence[float], height: float, radius: float) -> 
     return turned(name, foot, [(0, 0), (0, radius), (height, radius), (height, 0)])
 
 
-def _standing(
-    rng: np.random.Generator, name: str, size: Sequence[float], thick: float, round_top: bool
-) -> tuple[list[Part], int]:
+def _standing(rng: np.random.Generator, name: str, size: Sequence[float], thick: float, count: int) -> list[Part]:
     """A flat top on legs inside its outline; ``size`` (x, y, z) of the whole, ``thick`` of a leg."""
     width, height, depth = size
-    count, splay = LEGS[rng.integers(len(LEGS))], rng.uniform(0, 0.04) * rng.integers(2)
+    splay = rng.uniform(0, 0.04) * rng.integers(2)
     plate, rounded = rng.uniform(0.025, 0.05), rng.random() < 0.4
     inset, length = thick / 2 + 0.01, height - plate
-    if round_top:
-        angles = 2 * np.pi * (np.arange(count) + rng.integers(2) / 2) / count
+    if count in ROUND:
+        angles = 2 * np.pi * np.arange(count) / count
         feet = (width / 2 - inset - 0.01) * np.stack([np.sin(angles), np.cos(angles)], axis=1)
         top = cylinder(name, (0, length, 0), plate, width / 2)
     else:
@@ -188,17 +188,17 @@ def _standing(
         else:
             lean = -splay / max(math.hypot(x, z), splay + 1e-9)
             parts.append(box(f"leg {k}", (x, 0, z), (thick, length, thick), (lean * x, lean * z)))
-    return parts, count
+    return parts
 
 
 def _chair(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
-    back, round_top = rng.random() < 0.5, rng.random() < 0.3
+    back, count = rng.random() < 0.5, LEGS[rng.integers(len(LEGS))]
     width, seat = rng.uniform(0.46, 0.58), rng.uniform(0.40, 0.50 if back else 0.75)
-    depth = width if round_top else width * rng.uniform(0.9, 1.1)
-    parts, count = _standing(rng, "seat", (width, seat, depth), rng.uniform(0.04, 0.05), round_top)
+    depth = width if count in ROUND else width * rng.uniform(0.9, 1.1)
+    parts = _standing(rng, "seat", (width, seat, depth), rng.uniform(0.04, 0.05), count)
     if back:
         rise, thick = rng.uniform(0.3, 0.55), rng.uniform(0.02, 0.035)
-        span, z = (0.7 * width, -0.34 * width) if round_top else (width, (thick - depth) / 2)
+        span, z = (0.7 * width, -0.34 * width) if count in ROUND else (width, (thick - depth) / 2)
         parts += _back(rng, (0, seat, z), (span, rise, thick))
     return parts, {"legs": count, "back": "yes" if back else "no"}
 
@@ -218,11 +218,10 @@ def _back(rng: np.random.Generator, foot: Sequence[float], size: Sequence[float]
 
 
 def _table(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
-    round_top, height = rng.random() < 0.4, rng.uniform(0.4, 0.8)
-    width = rng.uniform(0.8, 1.0 if round_top else 1.2)
-    size = (width, height, width if round_top else rng.uniform(0.6, 0.8))
-    parts, count = _standing(rng, "top", size, rng.uniform(0.07, 0.09), round_top)
-    return parts, {"legs": count}
+    count, height = LEGS[rng.integers(len(LEGS))], rng.uniform(0.4, 0.8)
+    width = rng.uniform(0.8, 1.0 if count in ROUND else 1.2)
+    size = (width, height, width if count in ROUND else rng.uniform(0.6, 0.8))
+    return _standing(rng, "top", size, rng.uniform(0.07, 0.09), count), {"legs": count}
 
 
 def _lamp(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
@@ -238,7 +237,7 @@ def _lamp(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
 
 def _shelf(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     width, height, depth = rng.uniform(0.6, 0.9), rng.uniform(0.9, 1.5), rng.uniform(0.25, 0.4)
-    count, thick = rng.integers(3, 5), rng.uniform(0.018, 0.03)
+    count, thick = 3 if height < 1.2 else 4, rng.uniform(0.018, 0.03)
     parts = [box(f"side {s}", (s * (width - thick) / 2, 0, 0), (thick, height, depth)) for s in (-1, 1)]
     levels = np.linspace(0, height - thick, count).tolist()
     parts += [box(f"board {k}", (0, y, 0), (width - 2 * thick, thick, depth)) for k, y in enumerate(levels)]
@@ -259,10 +258,10 @@ def _vase(rng: np.random.Generator) -> tuple[list[Part], dict[str, Any]]:
     return [turned("body", (0, 0, 0), outline)], {}
 
 
-def _combination(kind: str, legs: int = LEGS[1], back: str | None = None) -> int:
-    """A number for each kind, number of legs, and back or none; 0 is a chair with a back on three legs."""
+def _combination(kind: str, legs: int = LEGS[-1], back: str | None = None) -> int:
+    """An even number for each kind, number of legs, and back or none: of a tenth, two have legs, and none is a kind."""
     kinds = ["chair", "stool", "table", "lamp", "shelf", "vase"]
-    return len(LEGS) * kinds.index("stool" if back == "no" else kind) + LEGS.index(legs)
+    return 2 * (len(LEGS) * kinds.index("stool" if back == "no" else kind) + LEGS.index(legs))
 
 
 _MAKERS = {"chair": _chair, "table": _table, "lamp": _lamp, "shelf": _shelf, "vase": _vase}
