@@ -99,7 +99,8 @@ class Output:
         path = self.own / "files" / self.entries[index]["file"]
         self.modality.write(self.modality.restore(media, origin) if origin else media, path)
         if index < PICTURED:
-            torch.save(self.modality.preview(media), self.own / f"{index}.pt")
+            torch.save(self.modality.preview(media), self.own / "picture")
+            (self.own / "picture").replace(self.own / f"{index}.pt")
         (self.folder / path.name).unlink(missing_ok=True)  # one of something else is not taken for this one
         with (self.own / RECORD).open("a", encoding="utf-8") as record:
             record.write(self.lines[index] + "\n")

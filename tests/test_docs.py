@@ -39,7 +39,7 @@ def test_what_a_page_shows_is_what_python_says(page, run_folder, tmp_path, monke
     assert shown.count(">>>") == TEXTS[page].count(">>>")
     test = doctest.DocTestParser().get_doctest(shown, {"__name__": "page"}, page, page, 0)
     said: list[str] = []
-    result = doctest.DocTestRunner().run(test, out=said.append)
+    result = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
     assert (result.failed, "".join(said)) == (0, "")
 
 
