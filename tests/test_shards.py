@@ -1,6 +1,7 @@
 """Shards hold what the folder held, and an epoch over them loses and repeats nothing, whoever reads it."""
 
 import json
+import math
 import os
 import re
 import tarfile
@@ -10,11 +11,12 @@ from itertools import chain
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from mmdiff import DataError
 from mmdiff.data import Encoded, Folder, collate, open_folder
 from mmdiff.shards import Shards, pack
+from mmdiff.streams import Order
 
 COUNT, BATCH = 53, 4
 
@@ -73,27 +75,15 @@ def test_metadata_are_packed(root, numbers, tmp_path):
     assert [cond["size"] for cond in packed.conditions] == [3, 1, 3]
 
 
-class Resumable(Sampler):
-    """Batches of one order for all processes: each takes every ``world``-th, from the ``seen``-th example on."""
-
-    def __init__(self, count, *, rank=0, world=1, seen=0):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(7)).tolist()[seen:]
-        self.mine = [order[i : i + BATCH] for i in range(0, len(order), BATCH)][rank::world]
-
-    def __iter__(self):
-        return iter(self.mine)
-
-
-def read(shards, numbers, batches=None, **place):
-    """Examples that a process with two workers reads, until it has ``batches``."""
+def read(shards, numbers, batches, *, rank, world, seen=0):
+    """What a process with two workers reads in so many batches, by its place in the run."""
     data = Encoded(Shards(shards, numbers), numbers)
-    loader = DataLoader(data, batch_sampler=Resumable(len(data), **place), num_workers=2, collate_fn=collate)
-    seen = []
-    for i, batch in enumerate(loader):
-        if i == batches:
-            break
-        seen += [tuple(x) for x in batch.x[:, 0].tolist()]
-    return seen
+    order = Order(len(data), BATCH, batches, seed=7, seen=lambda: seen, rank=rank, world=world)
+    found = {}
+    for i, batch in enumerate(DataLoader(data, BATCH, sampler=order, num_workers=2, collate_fn=collate)):
+        first = seen + (i * world + rank) * BATCH
+        found |= {first + k: tuple(x) for k, x in enumerate(batch.x[:, 0].tolist())}
+    return found
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # with workers, on one core
@@ -101,10 +91,13 @@ def read(shards, numbers, batches=None, **place):
 def test_an_epoch_interrupted_is_an_epoch(before, after, shards, numbers):
     first = [read(shards, numbers, 3, rank=rank, world=before) for rank in range(before)]
     seen = 3 * BATCH * before
-    rest = [read(shards, numbers, rank=rank, world=after, seen=seen) for rank in range(after)]
-    assert sum(map(len, first)) == seen
+    more = math.ceil((COUNT + 2 - seen) / (BATCH * after))
+    rest = [read(shards, numbers, more, rank=rank, world=after, seen=seen) for rank in range(after)]
+    places = list(chain(*first, *rest))
+    assert sorted(places) == list(range(seen + more * BATCH * after))
+    examples = dict(chain(*(part.items() for part in (*first, *rest))))
     expected = Counter((i, 1.0, 2.0, float(i * i)) for i in [*range(COUNT), 0, 1])
-    assert Counter(chain(*first, *rest)) == expected
+    assert Counter(examples[place] for place in range(COUNT + 2)) == expected
 
 
 # What is broken
