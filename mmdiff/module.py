@@ -67,12 +67,12 @@ class DiffusionModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the weights where the strategy asks for it."""
-        mesh = self.device_mesh
+        devices = self.device_mesh
         for part in (self.denoiser.network, self.denoiser.conditioner):
-            if mesh and not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
+            if devices and not isinstance(part, FSDPModule) and any(True for _ in part.parameters()):
                 for weights in part.parameters():
                     weights.data = weights.data.to(self.trainer.strategy.root_device).contiguous()
-                fully_shard(part, mesh=mesh["data_parallel"])
+                fully_shard(part, mesh=devices["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Agree on the seed of the run."""
