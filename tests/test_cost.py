@@ -107,6 +107,7 @@ def test_info_of_an_experiment(tiny, command, run_folder, tmp_path):
     parameters = sum(value.numel() for value in state.values())
     one, eight = told("data.batch_size=1"), told("devices=8")
     assert one["parameters"] == eight["parameters"] == pytest.approx(parameters / 1e6, abs=0.01)
+    assert one["average"] == pytest.approx(4 * parameters / 2**20, abs=0.06)
     assert (one["all-reduce"], one["sharded"]) == (0, 0)
     assert eight["all-reduce"] == pytest.approx(1.75 * 4 * parameters / 2**20, abs=0.11)
     assert eight["in"] == pytest.approx(8 * eight["arithmetic"], rel=0.2)

@@ -56,8 +56,8 @@ def _state(plugin: plugins.EntryPoint) -> str:
 def cost(config: DictConfig) -> None:
     """Print parameters, arithmetic, memory and communication of a training step on ``devices``."""
     from hydra.utils import get_class, instantiate
-    from lightning.pytorch.callbacks import WeightAveraging
 
+    from mmdiff.callbacks import EMA
     from mmdiff.checkpoint import build_denoiser
     from mmdiff.cost import measure, report
     from mmdiff.data import Encoded, collate
@@ -78,7 +78,7 @@ def cost(config: DictConfig) -> None:
     )
     examples = Encoded(data.train, data.modality)
     batch = collate([examples[i % len(examples)] for i in range(data.batch_size)])
-    averaged = any(issubclass(get_class(node._target_), WeightAveraging) for node in config.callbacks.values() if node)
+    averaged = any(issubclass(get_class(node._target_), EMA) for node in config.callbacks.values() if node)
     measured = measure(
         module,
         batch,
