@@ -70,9 +70,8 @@ class Folder(Dataset):
             try:
                 return self._read(i), self.conditions[i]
             except DataError as error:
-                torch.set_rng_state(
-                    state
-                )  # the next file is cropped the same whether or not this one is known to be bad
+                # The next file is cropped the same whether or not this one is known to be bad.
+                torch.set_rng_state(state)
                 self.bad[i] = True
                 warnings.warn(f"skipped {error}", stacklevel=2)
         raise DataError(self.root, f"none of its {len(self)} files can be read")

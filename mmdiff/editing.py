@@ -1,6 +1,6 @@
 """Editing: files that are kept in part, varied, blended, carried over to another condition, or restored.
 
-What is asked decides how a sample is drawn; `plan` tells, and the record of the samples says it.
+What is asked and what the model was trained for decide how a sample is drawn; the record of the samples says it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmdiff.checkpoint import Model, build_sampler
 from mmdiff.errors import check_at_least
-from mmdiff.generation import made_by, make_folder
+from mmdiff.generation import by_name, made_by, make_folder
 from mmdiff.guidance import conditional
 from mmdiff.outputs import Output
 from mmdiff.sampling import Sampler, SeededNoise
@@ -131,15 +131,13 @@ def edited(
     check_at_least(0, seed=seed)
     if edit.toward is not None:
         check_at_least(2, count=len(conds))
-    names = sorted({name for cond in conds for name in cond})
     sampler = build_sampler(model.config)
     with tqdm(total=len(conds), unit="sample", dynamic_ncols=True) as bar:
         for start in range(0, len(conds), batch_size):
             part = conds[start : start + batch_size]
             numbers = range(start, start + len(part))
             media = [given[i % len(given)] for i in numbers]
-            cond = {name: [c.get(name) for c in part] for name in names}
-            draw = _Draw(model, sampler, cond, [seed + i for i in numbers])
+            draw = _Draw(model, sampler, by_name(part), [seed + i for i in numbers])
             if edit.toward is not None:
                 x, how = draw.between(media, edit.toward, torch.tensor([i / (len(conds) - 1) for i in numbers]), edit)
             elif edit.source is not None:
@@ -180,9 +178,10 @@ def edit_files(
         DataError: if a file cannot be read or the folder not be written.
     """
     given = [model.modality.read(path) for path in paths]
+    asked = {**record, **made_by(model)}
     entries = [
         {"file": f"{i:05d}{model.modality.suffix}", "seed": seed + i, "cond": dict(cond)}
-        | {"given": str(paths[i % len(paths)]), **record, **made_by(model)}
+        | {"given": str(paths[i % len(paths)]), **asked}
         for i, cond in enumerate(conds)
     ]
     output = Output(make_folder(folder), model.modality, entries)

@@ -94,7 +94,7 @@ def batches(
         for start in starts:
             part = conds[start : start + batch_size]
             seeds = numbers[start : start + len(part)]
-            draw = partial(_draw, model, sampler, _by_name(part), _by_name(against[start : start + batch_size]))
+            draw = partial(_draw, model, sampler, by_name(part), by_name(against[start : start + batch_size]))
             media = draw(
                 seeds, [given[i % len(given)] for i in range(start, start + len(part))] if given else [], known
             )
@@ -102,7 +102,8 @@ def batches(
             bar.update(len(part))
 
 
-def _by_name(conds: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def by_name(conds: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Conditions of each sample as one list of values for each name; None where a sample has none."""
     names = sorted({name for cond in conds for name in cond})
     return {name: [cond.get(name) for cond in conds] for name in names}
 
