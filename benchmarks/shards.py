@@ -59,7 +59,20 @@ class WebDataset:
         return (batch[0] for batch in islice(iter(self.loader), self.skipped, None))
 
 
-class LitData:
+class Stateful:
+    """A library whose loader saves a state of its own."""
+
+    def state(self, batches: int) -> dict:
+        return self.loader.state_dict()
+
+    def resume(self, state: dict) -> None:
+        self.loader.load_state_dict(state)
+
+    def __iter__(self):
+        return (batch["id"] for batch in self.loader)
+
+
+class LitData(Stateful):
     def __init__(self, folder: Path, rank: int, world: int):
         from litdata import StreamingDataLoader, StreamingDataset
 
@@ -76,17 +89,8 @@ class LitData:
         writer.done()
         writer.merge()
 
-    def state(self, batches: int) -> dict:
-        return self.loader.state_dict()
 
-    def resume(self, state: dict) -> None:
-        self.loader.load_state_dict(state)
-
-    def __iter__(self):
-        return (batch["id"] for batch in self.loader)
-
-
-class Streaming:
+class Streaming(Stateful):
     def __init__(self, folder: Path, rank: int, world: int):
         from streaming import StreamingDataLoader, StreamingDataset
         from streaming.base.util import clean_stale_shared_memory
@@ -105,15 +109,6 @@ class Streaming:
         for path in (folder / "mds").iterdir():
             path.replace(folder / path.name)
         (folder / "mds").rmdir()
-
-    def state(self, batches: int) -> dict:
-        return self.loader.state_dict()
-
-    def resume(self, state: dict) -> None:
-        self.loader.load_state_dict(state)
-
-    def __iter__(self):
-        return (batch["id"] for batch in self.loader)
 
 
 class Text:

@@ -20,6 +20,15 @@ from mmdiff.scaling import EDM
 from mmdiff.schedules import LogNormal
 from mmdiff.types import MediaSet
 
+ADVICE = (
+    "ignore:.*does not have many workers",
+    "ignore:The number of training batches",
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:.*your dataloader is not resumable",
+    "ignore:This DataLoader will create",
+)
+"""Warnings about such a run that its tests do not look at."""
+
 
 class Cropped:
     """Numbers of 40 examples that are shifted at random whenever they are read, and listed then."""

@@ -10,14 +10,10 @@ from unittest.mock import ANY
 import pytest
 import torch
 
-from runs import assert_same_state, fit
+from runs import ADVICE, assert_same_state, fit
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers",
-    "ignore:The number of training batches",
-    "ignore:.*LeafSpec:FutureWarning",
-    "ignore:.*your dataloader is not resumable",
-    "ignore:This DataLoader will create",
+    *ADVICE,
     "ignore:.*use of fork:DeprecationWarning",
     "ignore:.*DistributedSampler",
 )
