@@ -11,10 +11,10 @@ import time
 from functools import partial
 
 import torch
-from joins import density_step, edge_difference, frame_difference, spectral_flux, within
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from joins import density_step, edge_difference, frame_difference, spectral_flux, within
 from mmdiff.checkpoint import Model, load
 from mmdiff.editing import Edit, edited
 from mmdiff.evaluation import held_out

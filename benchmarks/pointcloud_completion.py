@@ -11,11 +11,11 @@ import sys
 
 import torch
 from hydra.utils import instantiate
-from mmdiff_pointcloud.distances import chamfer, chamfer_matrix
-from mmdiff_pointcloud.modality import HALVES
 
 from mmdiff.checkpoint import load
 from mmdiff.generation import batches
+from mmdiff_pointcloud.distances import chamfer, chamfer_matrix
+from mmdiff_pointcloud.modality import HALVES
 
 
 def main(checkpoint: str, count: int = 96) -> None:

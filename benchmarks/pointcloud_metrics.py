@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from mmdiff_pointcloud.distances import chamfer_matrix
 from mmdiff_pointcloud.furniture import Furniture
-from torch import Tensor
 
 CLOUDS, POINTS, REPEATS = 16, 2048, 3
 BOUNDS_MB = (2, 16, 256)

@@ -11,6 +11,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmdiff.types import Context
 from mmdiff_pointcloud.network import (
     Attention,
     LevelEmbedding,
@@ -21,11 +26,6 @@ from mmdiff_pointcloud.network import (
     modulate,
     normalize,
 )
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from mmdiff.types import Context
 
 FEATURES, BATCH, ROUNDS = 256, 4, 3
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from peers import installed, k_diffusion
 from torch import Tensor
 
 from mmdiff.schedules import Angular, Karras
 from mmdiff.solvers import angular, dpmpp_2m, euler, unipc
 from mmdiff.types import Solver
+from peers import installed, k_diffusion
 
 SHAPES = ((1, 4, 64, 64), (1, 128, 256))
 STEPS, TURNS = 20, 40

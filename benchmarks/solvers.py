@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from closed_forms import Correlated
-from peers import peers
 from torch import Tensor
 
+from closed_forms import Correlated
 from mmdiff.schedules import Angular, Cosine, Flow, Karras, LinearVP, LogLinear, NoiseSchedule
 from mmdiff.solvers import adams_bashforth, angular, deis, dpm2, dpmpp_2m, dpmpp_2s, dpmpp_3m, euler, heun, rk4, unipc
 from mmdiff.types import Denoise, Solver
+from peers import peers
 
 EVALUATIONS = (5, 8, 10, 15, 20, 50)
 MIXTURES, SAMPLES = (7001, 7002, 7003), 16  # none of them had a part in choosing the default

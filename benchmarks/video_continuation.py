@@ -9,10 +9,10 @@ import sys
 
 import torch
 from hydra.utils import instantiate
-from mmdiff_video.judge import ShapeAccuracy
 
 from mmdiff.checkpoint import load
 from mmdiff.generation import batches
+from mmdiff_video.judge import ShapeAccuracy
 
 
 def main(checkpoint: str, count: int = 64) -> None:

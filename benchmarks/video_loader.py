@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+
 from mmdiff_video import media
 
 FILMS, CLIPS, ROUNDS = 2, 40, 3

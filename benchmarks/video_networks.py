@@ -33,10 +33,9 @@ Build = Callable[[], tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]]
 
 
 def ours(width: int, patch: int, shape: tuple[int, ...]) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
-    from mmdiff_video.network import VideoUNet
-
     from mmdiff.nn.unet import UNet
     from mmdiff.types import Context
+    from mmdiff_video.network import VideoUNet
 
     options = {"width": width, "multipliers": (1, 2, 4), "blocks": 2, "attention": (2,), "patch": patch}
     count, *size = shape

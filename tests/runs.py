@@ -6,9 +6,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from conftest import Numbers
 from torch import nn
 
+from conftest import Numbers
 from mmdiff.callbacks import EMA
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.data import DataModule

@@ -4,11 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
+from mmdiff.captions import SPLITS, belongs, check_split, choose
 from mmdiff_audio.notes import Notes
 from mmdiff_pointcloud.furniture import Furniture
 from mmdiff_video.shapes import Shapes
-
-from mmdiff.captions import SPLITS, belongs, check_split, choose
 
 DATA = {
     "notes": (Notes, {"seconds": 0.3}, ("pitch", "timbre")),

@@ -1,10 +1,10 @@
 """`mmdiff check` as a user types it, and the plugins that ship."""
 
 import pytest
-from test_configs import base
 
 from mmdiff.testing import check_plugin, plugin
 from mmdiff.testing.plugin import Result
+from test_configs import base
 
 
 @pytest.mark.slow

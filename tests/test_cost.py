@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import Numbers
 from torch import nn
 
+from conftest import Numbers
 from mmdiff.conditioning import Conditioner
 from mmdiff.cost import kept, measure
 from mmdiff.denoiser import Denoiser

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Numbers
 
+from conftest import Numbers
 from mmdiff import DataError
 from mmdiff.data import DataModule, Encoded, Folder, collate
 from mmdiff.types import Example

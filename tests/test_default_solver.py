@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 import yaml
-from closed_forms import Correlated
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from closed_forms import Correlated
 from mmdiff import plugins
 from mmdiff.schedules import Angular, Cosine, Flow, Karras, LinearVP, LogLinear
 from mmdiff.solvers import adams_bashforth, angular, deis, dpmpp_2m, dpmpp_3m, rk4, unipc

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from closed_forms import SIZES, Elementwise
 from torch import nn
 
+from closed_forms import SIZES, Elementwise
 from mmdiff.conditioning import Conditioner
 from mmdiff.denoiser import Denoiser, expand_sigma
 from mmdiff.scaling import EDM, Epsilon, Flow, V

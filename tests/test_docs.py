@@ -8,9 +8,9 @@ from pydoc import locate
 
 import pytest
 import yaml
-from tutorial import WRITTEN, blocks, path_of
 
 from mmdiff import plugins
+from tutorial import WRITTEN, blocks, path_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))

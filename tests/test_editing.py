@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from closed_forms import gaussian_flow
-from conftest import Numbers
 from omegaconf import OmegaConf
 from torch import nn
 
+from closed_forms import gaussian_flow
+from conftest import Numbers
 from mmdiff.checkpoint import Model
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.denoiser import Denoiser

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Numbers
 from omegaconf import OmegaConf
 from torch import nn
 
+from conftest import Numbers
 from mmdiff import DataError
 from mmdiff.checkpoint import Model
 from mmdiff.conditioning import Conditioner

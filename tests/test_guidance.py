@@ -3,8 +3,8 @@ from functools import partial
 
 import pytest
 import torch
-from closed_forms import SIZES, two_bumps
 
+from closed_forms import SIZES, two_bumps
 from mmdiff.guidance import (
     adaptive_projected,
     autoguidance,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from closed_forms import PLANE
 from scipy.integrate import quad
 
+from closed_forms import PLANE
 from mmdiff.solvers import ancestral, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, euler, heun, unipc
 
 diffusers = pytest.importorskip("diffusers")

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from mmdiff_audio.notes import Notes
 from omegaconf import OmegaConf
 
 from mmdiff import DataError
@@ -12,6 +11,7 @@ from mmdiff.cli.sample import in_words
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.prompts import ask, check_negative, read_prompts, text_condition
 from mmdiff.text import ByteEmbedder
+from mmdiff_audio.notes import Notes
 
 
 def read(argument: str, key: str = "prompt") -> list[dict]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from closed_forms import two_bumps
 
+from closed_forms import two_bumps
 from mmdiff.solvers import heun
 
 ROOT = Path(__file__).parents[1]

@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-from closed_forms import SIZES, order, two_bumps
 from scipy.stats import kstest
 
+from closed_forms import SIZES, order, two_bumps
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.denoiser import Denoiser
 from mmdiff.guidance import classifier_free, conditional

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from closed_forms import two_bumps
 
+from closed_forms import two_bumps
 from mmdiff.scaling import EDM, Epsilon, Flow, V
 
 SCALINGS = [EDM(), EDM(sigma_data=0.5), Epsilon(), V(), Flow()]

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from closed_forms import LINE, PLANE, SIZES, Mixture, gaussian_flow, order, two_bumps
 from scipy.stats import kstest
 
+from closed_forms import LINE, PLANE, SIZES, Mixture, gaussian_flow, order, two_bumps
 from mmdiff.sampling import SeededNoise
 from mmdiff.schedules import Cosine, Flow, Karras, LinearVP, LogLinear
 from mmdiff.solvers import (

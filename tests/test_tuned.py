@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from closed_forms import SIZES, Correlated, gaussian_flow, two_bumps
 
+from closed_forms import SIZES, Correlated, gaussian_flow, two_bumps
 from mmdiff.denoiser import expand_sigma
 from mmdiff.errors import DataError
 from mmdiff.sampling import staggered

@@ -1,9 +1,9 @@
 import pytest
+
+from mmdiff.testing import check_modality
 from mmdiff_audio.modality import Audio
 from mmdiff_audio.notes import Notes
 from mmdiff_audio.representations import STFT, LogMel
-
-from mmdiff.testing import check_modality
 
 
 @pytest.mark.parametrize("representation", [STFT(), LogMel(rate=8000)])

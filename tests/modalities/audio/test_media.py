@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from mmdiff_audio import media
 
 from mmdiff import DataError
+from mmdiff_audio import media
 
 SECONDS = 5.0
 LOSSLESS = {

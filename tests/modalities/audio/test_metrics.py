@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmdiff_audio.metrics import NoteAccuracy, describe_note, detect_pitch, harmonic_levels, log_band_statistics
-from mmdiff_audio.notes import TIMBRES, Notes
 from scipy import signal
 from torchaudio.functional import griffinlim, melscale_fbanks
+
+from mmdiff_audio.metrics import NoteAccuracy, describe_note, detect_pitch, harmonic_levels, log_band_statistics
+from mmdiff_audio.notes import TIMBRES, Notes
 
 RATE = 8000
 TIME = np.arange(RATE) / RATE

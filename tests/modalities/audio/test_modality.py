@@ -6,10 +6,10 @@ import subprocess
 import pytest
 import soundfile
 import torch
-from mmdiff_audio.modality import Audio
-from mmdiff_audio.representations import STFT, LogMel
 
 from mmdiff import DataError
+from mmdiff_audio.modality import Audio
+from mmdiff_audio.representations import STFT, LogMel
 
 RATE = 16000
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+
 from mmdiff_audio.notes import INSTRUMENTS, PITCHES, TIMBRES, Notes, exponential, hertz, polynomial, synthesize
 
 

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from mmdiff_pointcloud.coupling import kd_pairing, leaves
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import kstest
+
+from mmdiff_pointcloud.coupling import kd_pairing, leaves
 
 
 def boxes(batch: int, n: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from mmdiff_pointcloud import media
 
 from mmdiff.checkpoint import load_dict
+from mmdiff_pointcloud import media
 
 TINY = [
     "experiment=pointcloud/folder",

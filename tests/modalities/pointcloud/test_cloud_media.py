@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from mmdiff_pointcloud import media
-from mmdiff_pointcloud.media import Cloud, Limits
 from PIL import EpsImagePlugin, Image
 from scipy import stats
 
 from mmdiff import DataError
+from mmdiff_pointcloud import media
+from mmdiff_pointcloud.media import Cloud, Limits
 
 MESHES = [".obj", ".ply", ".stl", ".off", ".glb", ".gltf"]
 HAS_LXML = find_spec("lxml") is not None

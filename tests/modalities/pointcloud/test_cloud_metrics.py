@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmdiff_pointcloud.metrics import Statistics, cloud_metrics, jsd, roughness
 from scipy.spatial.distance import jensenshannon
 
 from mmdiff.evaluation import measure
+from mmdiff_pointcloud.metrics import Statistics, cloud_metrics, jsd, roughness
 
 
 def ellipsoids(count, seed, points=256):

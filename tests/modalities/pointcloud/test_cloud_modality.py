@@ -1,14 +1,14 @@
 import pytest
 import torch
 import trimesh
-from mmdiff_pointcloud import media as files
-from mmdiff_pointcloud.furniture import Furniture
-from mmdiff_pointcloud.levels import Sides
-from mmdiff_pointcloud.modality import HALVES, PointCloud
 
 from mmdiff import DataError
 from mmdiff.schedules import LogNormal
 from mmdiff.testing import check_modality
+from mmdiff_pointcloud import media as files
+from mmdiff_pointcloud.furniture import Furniture
+from mmdiff_pointcloud.levels import Sides
+from mmdiff_pointcloud.modality import HALVES, PointCloud
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from mmdiff_pointcloud.network import Attention, PointCells, PointEmbedding, modulate, part
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdiff.types import Context
+from mmdiff_pointcloud.network import Attention, PointCells, PointEmbedding, modulate, part
 
 FEATURES = 6
 

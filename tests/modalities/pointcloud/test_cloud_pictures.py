@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from mmdiff_pointcloud.pictures import VIEWS, multiview, render, turntable
 from PIL import Image
+
+from mmdiff_pointcloud.pictures import VIEWS, multiview, render, turntable
 
 RED, GREEN, BLUE = torch.tensor([[230, 20, 20], [20, 230, 20], [20, 20, 230]], dtype=torch.uint8)
 

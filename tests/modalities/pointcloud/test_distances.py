@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment, linprog
+
 from mmdiff_pointcloud import distances
 from mmdiff_pointcloud.distances import (
     Bounds,
@@ -16,7 +18,6 @@ from mmdiff_pointcloud.distances import (
     sliced_features,
     sliced_wasserstein_matrix,
 )
-from scipy.optimize import linear_sum_assignment, linprog
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from mmdiff_pointcloud.furniture import KINDS, LEGS, Furniture, Part, area, bounds, box, cylinder, sample, turned
 from scipy import stats
+
+from mmdiff_pointcloud.furniture import KINDS, LEGS, Furniture, Part, area, bounds, box, cylinder, sample, turned
 
 THINGS = 300
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+
 from mmdiff_pointcloud.furniture import Furniture, Part, sample
 from mmdiff_pointcloud.judge import (
     FurnitureAccuracy,

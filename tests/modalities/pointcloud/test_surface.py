@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from mmdiff_pointcloud.surface import marching_tetrahedra, point_spacing, reconstruct
 from scipy.spatial import cKDTree
+
+from mmdiff_pointcloud.surface import marching_tetrahedra, point_spacing, reconstruct
 
 
 def box(extents, center=(0.0, 0.0, 0.0)):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdiff_video import media
 
 from mmdiff.checkpoint import load_dict
+from mmdiff_video import media
 
 SOURCE = "ffmpeg -nostdin -loglevel error -f lavfi -i testsrc2=size=96x72:rate={rate}:duration={seconds}"
 GOOD = {

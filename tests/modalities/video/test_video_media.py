@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from mmdiff_video import media
 from PIL import Image, ImageOps
 
 from mmdiff import DataError
+from mmdiff_video import media
 
 FRAMES, RATE, HEIGHT, WIDTH = 120, 30, 48, 80
 FFMPEG = "ffmpeg -nostdin -loglevel error -y -threads 1 "

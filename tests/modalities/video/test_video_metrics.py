@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmdiff_video.judge import KINDS, ShapeAccuracy, bouncing_path, centroids, find_object, name_kinds, silhouettes
-from mmdiff_video.metrics import flicker, motion_statistics, untrained_conv3d
-from mmdiff_video.shapes import Shapes
 from torch.nn import functional as F
 
 from mmdiff.metrics.kernel import KernelDistance
+from mmdiff_video.judge import KINDS, ShapeAccuracy, bouncing_path, centroids, find_object, name_kinds, silhouettes
+from mmdiff_video.metrics import flicker, motion_statistics, untrained_conv3d
+from mmdiff_video.shapes import Shapes
 
 FACTORS = ("kind", "color", "direction", "speed")
 

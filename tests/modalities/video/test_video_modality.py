@@ -1,9 +1,9 @@
 import pytest
 import torch
-from mmdiff_video.modality import Video
-from mmdiff_video.shapes import Shapes
 
 from mmdiff.testing import check_modality
+from mmdiff_video.modality import Video
+from mmdiff_video.shapes import Shapes
 
 SIZE = {"frames": 8, "height": 32, "width": 32, "fps": 8.0}
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from mmdiff_video.network import TimeMixer, VideoUNet, inflate
 from torch import nn
 
 from mmdiff.nn.blocks import zero
 from mmdiff.nn.unet import UNet
 from mmdiff.types import Context
+from mmdiff_video.network import TimeMixer, VideoUNet, inflate
 
 FEATURES = 6
 OPTIONS = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "patch": 2}

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from mmdiff_video.captions import caption
 from mmdiff_video.shapes import (
     COLORS,
