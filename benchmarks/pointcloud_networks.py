@@ -1,10 +1,14 @@
-"""Networks for point clouds side by side: processor time of a training step on one thread, in a table.
+"""Networks for point clouds side by side: processor time of a training step on one thread, and what is learned in it.
 
-`python benchmarks/pointcloud_networks.py`: `PointCells` beside a transformer with attention between all points (in the
-manner of Point-E, Nichol et al. 2022) and one over patches of voxels (of DiT-3D, Mo et al. 2023), both of as many
-parameters and of the same parts. The networks take turns; a step is forward, backward and AdamW, the best of three.
+`python benchmarks/pointcloud_networks.py [SECONDS]`: `PointCells` beside a transformer with attention between all
+points (in the manner of Point-E, Nichol et al. 2022) and one over patches of voxels (of DiT-3D, Mo et al. 2023), both
+of as many parameters and of the same parts. The networks take turns; a step is forward, backward and AdamW, the best
+of three. With SECONDS each is then trained on furniture of 2048 points for that much processor time, at each of three
+learning rates; the loss is that of held-out clouds and levels, the same for all.
 """
 
+import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,7 +19,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmdiff.conditioning import ClassEmbedder, Conditioner
+from mmdiff.denoiser import Denoiser
+from mmdiff.scaling import EDM
+from mmdiff.schedules import LogNormal
 from mmdiff.types import Context
+from mmdiff_pointcloud.furniture import KINDS, Furniture
+from mmdiff_pointcloud.modality import PointCloud
 from mmdiff_pointcloud.network import (
     Attention,
     LevelEmbedding,
@@ -116,7 +126,49 @@ def gigaflops(network: nn.Module, points: int) -> float:
     return counter.get_total_flops() / BATCH / 1e9
 
 
-def main() -> None:
+Clouds = tuple[Float[Tensor, "b 3 n"], list[str]]
+LEVELS = LogNormal(sigma_min=0.002, sigma_max=80.0, mean=-0.9, std=1.4)
+"""Of `experiment=pointcloud/furniture`."""
+
+
+def clouds(count: int, held_out: int, points: int) -> tuple[Clouds, Clouds]:
+    """In model space with their kinds, to train on and held out."""
+    data = Furniture(size=count + held_out, points=points)
+    examples = [data[i] for i in range(count + held_out)]
+    modality = PointCloud(points=points, normalize="none")
+    modality = PointCloud(points=points, normalize="none", **modality.fit(media for media, _ in examples[:count]))
+    x = modality.encode(torch.stack([media for media, _ in examples]))
+    kinds = [cond["kind"] for _, cond in examples]
+    return (x[:count], kinds[:count]), (x[count:], kinds[count:])
+
+
+def learned(network: nn.Module, train: Clouds, held_out: Clouds, seconds: float, rate: float) -> tuple[float, int]:
+    """Loss on held-out clouds after that much processor time, and the number of steps that fitted in."""
+    embedder = ClassEmbedder(FEATURES, KINDS)
+    model = Denoiser(network, EDM(), Conditioner(FEATURES, {"kind": embedder}))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99))
+    generator = torch.Generator().manual_seed(0)
+    start, steps = time.process_time(), 0
+    while (spent := (time.process_time() - start) / seconds) < 1:
+        optimizer.param_groups[0]["lr"] = rate * min(1, spent / 0.05) * (1 + math.cos(math.pi * spent)) / 2
+        chosen = torch.randint(len(train[0]), (BATCH,), generator=generator)
+        x, told = train[0][chosen], model.conditioner({"kind": [train[1][i] for i in chosen.tolist()]}, BATCH)
+        model.loss(x, LEVELS.draw(BATCH).float(), torch.randn_like(x), told).mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        steps += 1
+    model.eval()
+    x, kinds = held_out
+    sigma = LEVELS.quantile((torch.arange(len(x), dtype=torch.float64) + 0.5) / len(x)).float()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        parts = [slice(i, i + BATCH) for i in range(0, len(x), BATCH)]
+        losses = [model.loss(x[s], sigma[s], noise[s], model.conditioner({"kind": kinds[s]}, BATCH)) for s in parts]
+    return torch.cat(losses).mean().item(), steps
+
+
+def main(seconds: float = 0) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     networks: dict[str, Callable[[int], nn.Module]] = {
@@ -139,7 +191,16 @@ def main() -> None:
             parameters = sum(p.numel() for p in network.parameters()) / 1e6
             flops = gigaflops(network, points)
             print(f"| {name} | {points} | {parameters:.2f} | {flops:.1f} | {best[name]:.0f} |", flush=True)
+    if not seconds:
+        return
+    train, held_out = clouds(1024, 64, 2048)
+    print(f"\n| network | rate | steps in {seconds:g} s | loss of held-out clouds |\n|---|---|---|---|")
+    for name, build in networks.items():
+        for rate in (3e-4, 1e-3, 2e-3):
+            torch.manual_seed(0)
+            loss, count = learned(build(2048), train, held_out, seconds, rate)
+            print(f"| {name} | {rate:g} | {count} | {loss:.4f} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(float, sys.argv[1:]))

@@ -69,12 +69,26 @@ def test_every_parameter_learns_and_recomputing_changes_nothing(rank):
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(1)
-        network, x, noise, context = build(rank, recompute=recompute)
+        network, x, noise, context = build(rank, recompute=recompute, detail=8)
         network(x, noise, context).square().mean().backward()
         gradients.append({name: p.grad for name, p in network.named_parameters()})
     silent = [name for name, gradient in gradients[0].items() if gradient is None or not gradient.any()]
     assert silent == []
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@every_rank
+@pytest.mark.parametrize("detail", [0, 8])
+def test_convolutions_look_two_places_beyond_a_patch_where_patches_cover(rank, detail):
+    """Without blocks the first patch hears of itself, and through two convolutions of two places more."""
+    network, x, noise, context = build(rank, detail=detail, depth=0)
+    x.requires_grad_()
+    first = tuple(slice(0, side) for side in network.patch)
+    network(x, noise, context)[..., *first].square().sum().backward()
+    heard = x.grad.abs().sum((0, 1)) > 0
+    expected = torch.zeros_like(heard)
+    expected[tuple(slice(0, side + 2 * bool(detail) * (side > 1)) for side in network.patch)] = True
+    assert torch.equal(heard, expected)
 
 
 def test_blocks_attend_along_their_dimensions_alone():

@@ -1,6 +1,7 @@
 """A diffusion transformer for states of one to three dimensions, with attention along chosen dimensions."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle, islice
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdiff.nn.attention import CrossAttention, attend, check_read, heads, tokens_of, with_dense
-from mmdiff.nn.blocks import zero
+from mmdiff.nn.blocks import CONV, zero
 from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
 
@@ -28,6 +29,8 @@ class Transformer(nn.Module):
         width: channels of a token.
         depth: number of blocks.
         patch: side of a patch along every dimension of size.
+        detail: channels of two convolutions before the patches, over neighbors along the dimensions that patches
+            cover: they see what is smaller than a patch wherever it lies (Xiao et al. 2021). Without if 0.
         attention: dimensions of size, counted from 0, along which each block attends; blocks take the entries in turn.
             ``[[0, 1, 2]]`` is full attention, ``[[1, 2], [0]]`` alternates (factorized attention).
         absolute: dimensions of size along which places differ in meaning; elsewhere only distances are told.
@@ -45,6 +48,7 @@ class Transformer(nn.Module):
         width: int = 384,
         depth: int = 12,
         patch: Sequence[int] = (2, 2),
+        detail: int = 0,
         attention: Sequence[Sequence[int]] = ((0, 1),),
         absolute: Sequence[int] = (),
         head: int = 64,
@@ -66,7 +70,8 @@ class Transformer(nn.Module):
         self.fourier = FourierFeatures(width)
         self.noise = nn.Linear(width, width)
         self.context = nn.Linear(features, width)
-        self.stem = nn.Linear((channels + dense) * places, width)
+        self.detail = _convolutions(channels + dense, detail, self.patch) if detail else nn.Identity()
+        self.stem = nn.Linear((detail or channels + dense) * places, width)
         self.places = nn.ModuleDict({str(axis): PlaceEmbedding(width) for axis in absolute})
         words = features if tokens else None
         self.blocks = nn.ModuleList(_Block(width, head, list(axes), words) for axes in islice(cycle(attention), depth))
@@ -82,7 +87,8 @@ class Transformer(nn.Module):
         grid = [n // p for n, p in zip(x.shape[2:], self.patch, strict=True)]
         emb = self.embed(noise, context, grid)
         sides = {f"p{i}": side for i, side in enumerate(self.patch)}
-        h = self.stem(rearrange(with_dense(x, context, self.dense), f"{self.states} -> {self.tokens}", **sides))
+        seen = self.detail(with_dense(x, context, self.dense))
+        h = self.stem(rearrange(seen, f"{self.states} -> {self.tokens}", **sides))
         for axis, place in self.places.items():
             length = grid[int(axis)]
             h = h + place(length).reshape(*[length if str(i) == axis else 1 for i in range(len(grid))], -1)
@@ -105,6 +111,12 @@ class Transformer(nn.Module):
                 emb = emb.unflatten(axis, (places, patch)).mean(axis + 1)
         vector = emb.new_zeros(1, self.context.in_features) if context.vector is None else context.vector
         return emb + self.context(vector).reshape(len(vector), *[1] * len(grid), -1)
+
+
+def _convolutions(inputs: int, channels: int, patch: Sequence[int]) -> nn.Module:
+    kernel = [3 if side > 1 else 1 for side in patch]
+    build = partial(CONV[len(patch)], kernel_size=kernel, padding=[side // 2 for side in kernel])
+    return nn.Sequential(build(inputs, channels), nn.SiLU(), build(channels, channels))
 
 
 class _Block(nn.Module):
