@@ -36,6 +36,7 @@ def classifier_free(
     scale: float,
     interval: Sequence[float] = (0.0, math.inf),
     rescale: float = 0.0,
+    history: float = 0.0,
 ) -> Denoise:
     """Classifier-free guidance: Ho & Salimans 2022, within an interval of noise levels: Kynkäänniemi et al. 2024.
 
@@ -48,12 +49,17 @@ def classifier_free(
         scale: 1 is no guidance; larger values move away from the unconditional estimate.
         interval: noise levels (low, high], by the highest one of an example's parts, at which guidance acts.
         rescale: in [0, 1], pulls the standard deviation of x0 back to the conditional one's: Lin et al. 2024.
+        history: noise level at which the unconditional estimate sees the parts at level 0, those given or done. With
+            the highest level it sees nothing of them, and guidance is also towards what follows from them: Song et
+            al. 2025 (history-guided video diffusion). With 0 it sees them as they are.
     """
     low, high = interval
     if not low < high:
         raise ValueError(f"guidance.interval must be increasing, got [{low:g}, {high:g}].")
     if not 0 <= rescale <= 1:
         raise ValueError(f"guidance.rescale must lie in [0, 1], got {rescale:g}.")
+    if history < 0:
+        raise ValueError(f"guidance.history must not be negative, got {history:g}.")
     both = join(context, null)
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
@@ -61,9 +67,10 @@ def classifier_free(
         acts = (low < highest) & (highest <= high)
         if scale == 1 or not acts.any():
             return denoise(x, sigma, context)
-        per_example = sigma.ndim > 0 and len(sigma) == len(x)
-        twice = torch.cat([sigma, sigma]) if per_example else sigma
-        asked, unasked = denoise(torch.cat([x, x]), twice, both).chunk(2)
+        hidden, levels = _noised(x, sigma, history) if history and sigma.ndim == x.ndim else (x, sigma)
+        per_example = levels is not sigma or (sigma.ndim > 0 and len(sigma) == len(x))
+        twice = torch.cat([sigma.expand_as(levels), levels]) if per_example else sigma
+        asked, unasked = denoise(torch.cat([x, hidden]), twice, both).chunk(2)
         x0 = unasked + scale * (asked - unasked)
         if rescale:
             axes = tuple(range(1, x.ndim))
@@ -74,6 +81,13 @@ def classifier_free(
         return torch.where(acts & (sigma > 0) if sigma.ndim > 1 else acts, x0, asked)
 
     return guided
+
+
+def _noised(x: Float[Tensor, "b *d"], sigma: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """A state whose parts at level 0 were noised to another level, and the levels; the noise is always the same."""
+    sigma = sigma.expand(len(x), *sigma.shape[1:])
+    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    return torch.where(sigma > 0, x, x + level * noise), torch.where(sigma > 0, sigma, level)
 
 
 def composed(

@@ -104,6 +104,39 @@ def test_the_interval_is_each_examples_own(kind):
     torch.testing.assert_close(got, torch.stack([yes[0], 3 * yes[1] - 2 * no[1], yes[2]]))
 
 
+def test_history_moves_towards_what_follows_from_the_given_part():
+    """A pair of Gaussian numbers, the first given: from its own guess of the second to one that knows the first."""
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+
+    def denoise(x, sigma, context):
+        noise = torch.diag_embed(sigma.expand_as(x) ** 2)
+        return (covariance @ torch.linalg.solve(covariance + noise, x[..., None]))[..., 0]
+
+    x = torch.tensor([[1.5, -0.4], [-0.3, 0.9]], dtype=torch.float64)
+    level = 0.7
+    sigma = torch.tensor([[0.0, level]], dtype=torch.float64)
+    # The regression of the second on the first has slope .8 and leaves a variance of .36.
+    mean = 0.8 * x[:, 0]
+    knowing = mean + 0.36 / (0.36 + level**2) * (x[:, 1] - mean)
+    alone = x[:, 1] / (1 + level**2)
+    empty = Context()
+    for scale in (0.0, 1.0, 2.5):
+        got = classifier_free(denoise, empty, empty, scale=scale, history=1e6)(x, sigma)
+        torch.testing.assert_close(got[:, 1], alone + scale * (knowing - alone), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got[:, 0], x[:, 0])
+    seen = classifier_free(denoise, empty, empty, scale=2.5)(x, sigma)
+    torch.testing.assert_close(seen[:, 1], knowing)
+    one = classifier_free(denoise, empty, empty, scale=2.5, history=3.0)(x[1:], sigma)
+    torch.testing.assert_close(classifier_free(denoise, empty, empty, scale=2.5, history=3.0)(x, sigma)[1:], one)
+
+
+def test_history_of_a_state_at_one_level_is_none():
+    x, (asked, null) = torch.randn(3, 4), contexts(3)
+    level = torch.tensor(0.7)
+    expected = classifier_free(Shifted(), asked, null, scale=3.0)(x, level)
+    assert torch.equal(classifier_free(Shifted(), asked, null, scale=3.0, history=80.0)(x, level), expected)
+
+
 @pytest.mark.parametrize("rank", SIZES)
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
 def test_rescale_pulls_back_the_standard_deviation(rank, rescale):

@@ -1,6 +1,6 @@
 """Molecules built by rule: a data set that needs no download.
 
-A skeleton of 3 to 6 heavy atoms grows by random bonds, from nothing or from a ring of 5 or 6. Atoms are C, N or O as
+A skeleton of 2 to 4 heavy atoms grows by random bonds, from nothing or from a ring of 3 or 4. Atoms are C, N or O as
 their bonds allow, no two of N and O beside each other; some carbons get a double-bonded O; hydrogens fill the
 valences. Coordinates are those that bring all distances near to their targets: those of bonds to `LENGTHS`, those of
 atoms two bonds apart to what the angle in between asks for, and all others to more than `APART`.
@@ -23,11 +23,12 @@ LENGTHS = {"CC": 1.53, "CN": 1.47, "CO": 1.43, "CH": 1.09, "HN": 1.01, "HO": 0.9
 """Of single bonds, in angstrom."""
 
 CARBONYL = 1.21
-TETRAHEDRAL, FLAT, RING_ANGLES = 109.5, 120.0, {5: 105.0, 6: 111.0}
-"""Angles between bonds, in degrees: elsewhere, at the carbon of a C=O, and inside a ring of 5 or 6."""
+TETRAHEDRAL, FLAT, RING_ANGLES = 109.5, 120.0, {3: 60.0, 4: 89.0}
+"""Angles between bonds, in degrees: elsewhere, at the carbon of a C=O, and inside a ring of 3 or 4."""
 
-APART = {0: 2.8, 1: 2.45, 2: 2.15}
-"""Least distance in angstrom of atoms three or more bonds apart, by the number of hydrogens among them."""
+APART = {0: 2.9, 1: 2.65, 2: 2.45}
+"""Least distance in angstrom of atoms three or more bonds apart, by the number of hydrogens among them: those of
+staggered bonds."""
 
 BONDS = {"C": 4, "N": 3, "O": 2, "H": 1}
 NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8}
@@ -54,7 +55,7 @@ class Built(Dataset):
         atoms: at most, hydrogens included.
     """
 
-    def __init__(self, *, size: int = 4096, seed: int = 0, atoms: int = 18):
+    def __init__(self, *, size: int = 4096, seed: int = 0, atoms: int = 14):
         check_at_least(1, size=size)
         check_at_least(12, atoms=atoms)
         self.size = size
@@ -84,8 +85,8 @@ def build(rng: random.Random, atoms: int) -> Graph:
 
 
 def _grow(rng: random.Random) -> Graph:
-    ring = rng.choice((0, 0, 0, 5, 6))
-    count = rng.randint(max(ring, 3), 6)
+    ring = rng.choice((0, 0, 0, 3, 4))
+    count = rng.randint(max(ring, 2), 4)
     bonds = {(i, (i + 1) % ring): 1 for i in range(ring)} if ring else {(0, 1): 1}
     for i in range(ring or 2, count):
         open_ = [j for j in range(i) if sum(j in bond for bond in bonds) < 4]
@@ -98,7 +99,7 @@ def _grow(rng: random.Random) -> Graph:
             elements[i] = rng.choice(fitting)
     for i in range(count):
         beside = [elements[b if a == i else a] for a, b in bonds if i in (a, b)]
-        if elements[i] == "C" and len(beside) < 3 and set(beside) == {"C"} and rng.random() < 0.15:
+        if i >= ring and elements[i] == "C" and len(beside) < 3 and set(beside) == {"C"} and rng.random() < 0.25:
             bonds[i, len(elements)] = 2
             elements.append("O")
     for i in range(len(elements)):

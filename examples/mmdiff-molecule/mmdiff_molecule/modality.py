@@ -41,7 +41,7 @@ class Molecule(Modality):
     suffixes = (".xyz",)
     suffix = ".xyz"
 
-    def __init__(self, *, atoms: int = 18, scale: float | None = None):
+    def __init__(self, *, atoms: int = 14, scale: float | None = None):
         check_at_least(2, **{"modality.atoms": atoms})
         self.atoms = atoms
         self.shape = (3 + len(KINDS), atoms)
