@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -87,3 +88,9 @@ def test_it_installs_and_passes_the_checks(name, process, environment, tmp_path)
     ran = process("check", name, *SMALL[name], folder=tmp_path, PYTHONPATH=":".join(path))
     assert (ran.status, ran.err) == (0, ""), ran.out
     assert ran.out.endswith("all 9 checks passed\n")
+    runner = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-c", os.devnull]
+    own = [*runner, "--rootdir", str(tmp_path), "-k", "not conformance", str(EXAMPLES[name] / "tests")]
+    tested = subprocess.run(
+        own, cwd=tmp_path, env=environment | {"PYTHONPATH": ":".join(path)}, capture_output=True, text=True
+    )
+    assert tested.returncode == 0, tested.stdout

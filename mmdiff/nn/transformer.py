@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +116,8 @@ class Transformer(nn.Module):
 
 def _convolutions(inputs: int, channels: int, patch: Sequence[int]) -> nn.Module:
     kernel = [3 if side > 1 else 1 for side in patch]
-    build = partial(CONV[len(patch)], kernel_size=kernel, padding=[side // 2 for side in kernel])
+    convolution: Any = CONV[len(patch)]
+    build = partial(convolution, kernel_size=kernel, padding=[side // 2 for side in kernel])
     return nn.Sequential(build(inputs, channels), nn.SiLU(), build(channels, channels))
 
 
