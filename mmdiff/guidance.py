@@ -50,8 +50,8 @@ def classifier_free(
         interval: noise levels (low, high], by the highest one of an example's parts, at which guidance acts.
         rescale: in [0, 1], pulls the standard deviation of x0 back to the conditional one's: Lin et al. 2024.
         history: noise level at which the unconditional estimate sees the parts at level 0, those given or done. With
-            the highest level it sees nothing of them, and guidance is also towards what follows from them: Song et
-            al. 2025 (history-guided video diffusion). With 0 it sees them as they are.
+            the highest level it sees nothing of them, and guidance is also towards what follows from them: history
+            guidance, Song et al. 2025. With 0 it sees them as they are.
     """
     low, high = interval
     if not low < high:
