@@ -68,7 +68,7 @@ bench-video: $(READY) ## training steps beside other video networks, clips per s
 
 bench-pointcloud: $(READY) ## distance matrices and training steps beside plain ones
 	$(BIN)/python benchmarks/pointcloud_metrics.py
-	$(BIN)/python benchmarks/pointcloud_networks.py 180
+	$(BIN)/python benchmarks/pointcloud_networks.py 150
 
 bench-scale: $(READY) ## kill trainings and resume them, and the speed of two processes beside bare DDP
 	$(BIN)/python benchmarks/kills.py 20 1

@@ -68,7 +68,7 @@ def classifier_free(
         if scale == 1 or not acts.any():
             return denoise(x, sigma, context)
         hidden, levels = _noised(x, sigma, history) if history and sigma.ndim == x.ndim else (x, sigma)
-        per_example = levels is not sigma or (sigma.ndim > 0 and len(sigma) == len(x))
+        per_example = levels.ndim > 0 and len(levels) == len(x)
         twice = torch.cat([sigma.expand_as(levels), levels]) if per_example else sigma
         asked, unasked = denoise(torch.cat([x, hidden]), twice, both).chunk(2)
         x0 = unasked + scale * (asked - unasked)

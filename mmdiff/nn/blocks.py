@@ -1,12 +1,15 @@
 """Convolutional blocks for states (b, channels, *size) with one to three dimensions of size."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 SIDES = ("px", "py", "pz")
 PATCHES = {
     1: "b c (x px) -> b (c px) x",
@@ -15,9 +18,10 @@ PATCHES = {
 }
 
 
-def conv(dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+def conv(dims: int, inputs: int, outputs: int, kernel: int | Sequence[int] = 3, stride: int = 1) -> nn.Module:
     """A convolution of odd kernel size that keeps the size (or divides it by the stride, rounding up)."""
-    return CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    sides = [kernel] * dims if isinstance(kernel, int) else list(kernel)
+    return CONV[dims](inputs, outputs, sides, stride=stride, padding=[side // 2 for side in sides])
 
 
 def zero(module: nn.Module) -> nn.Module:

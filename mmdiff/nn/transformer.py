@@ -1,9 +1,7 @@
 """A diffusion transformer for states of one to three dimensions, with attention along chosen dimensions."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import cycle, islice
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdiff.nn.attention import CrossAttention, attend, check_read, heads, tokens_of, with_dense
-from mmdiff.nn.blocks import CONV, zero
+from mmdiff.nn.blocks import conv, zero
 from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
 
@@ -116,9 +114,8 @@ class Transformer(nn.Module):
 
 def _convolutions(inputs: int, channels: int, patch: Sequence[int]) -> nn.Module:
     kernel = [3 if side > 1 else 1 for side in patch]
-    convolution: Any = CONV[len(patch)]
-    build = partial(convolution, kernel_size=kernel, padding=[side // 2 for side in kernel])
-    return nn.Sequential(build(inputs, channels), nn.SiLU(), build(channels, channels))
+    dims = len(patch)
+    return nn.Sequential(conv(dims, inputs, channels, kernel), nn.SiLU(), conv(dims, channels, channels, kernel))
 
 
 class _Block(nn.Module):
