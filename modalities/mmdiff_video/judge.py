@@ -25,8 +25,8 @@ DIRECTIONS = ("right", "up-right", "up", "up-left", "left", "down-left", "down",
 SPEEDS = {"slow": (0.20, 0.65), "fast": (0.65, 1.2)}
 """Path length of a whole film, in widths of the picture; less than 0.20 is no movement."""
 
-KINDS = ("circle", "square", "triangle")
-"""Upright: a square and a triangle of equal sides stand on one of them."""
+KINDS = ("circle", "cross", "triangle")
+"""Upright: a triangle of equal sides stands on one of them, a cross has two bars three times as long as wide."""
 
 UNLIKE = 0.2
 """Squared difference from a silhouette, as a share of its area, from which on an object is of no kind."""
@@ -128,11 +128,12 @@ def silhouettes(
         for size, place in zip((width, height), center.unbind(2), strict=True)
     )
     x, y, area = x[:, :, None], y[..., None], area[..., None, None]
+    bar = (area / 5).sqrt() / 2
     below_apex = y + 2 / 3 * (math.sqrt(3) * area).sqrt()
     inside = torch.stack(
         [
             x.square() + y.square() < area / math.pi,
-            torch.maximum(x.abs(), y.abs()) < area.sqrt() / 2,
+            (torch.minimum(x.abs(), y.abs()) < bar) & (torch.maximum(x.abs(), y.abs()) < 3 * bar),
             (below_apex < (math.sqrt(3) * area).sqrt()) & (x.abs() < below_apex / math.sqrt(3)),
         ]
     )

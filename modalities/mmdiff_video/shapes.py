@@ -1,6 +1,6 @@
 """Moving shapes, drawn when asked for: a data set of short films that needs no file and whose labels are exact.
 
-A circle, a square or a triangle of equal areas moves at constant velocity over a plain dark background and is reflected
+A circle, a cross or a triangle of equal areas moves at constant velocity over a plain dark background and is reflected
 where its outline meets an edge of the picture. With span = high - low, the range of its center on one axis, the center
 at frame t is the unbounded path start + velocity t folded at both ends,
 
@@ -24,8 +24,14 @@ from mmdiff.captions import belongs, check_split
 from mmdiff.errors import check_at_least
 from mmdiff_video.captions import caption
 
-SIDES = {"circle": 0, "square": 4, "triangle": 3}
-"""Sides of the regular polygon that stands on one of them; 0 is the limit of infinitely many."""
+KINDS = ("circle", "cross", "triangle")
+"""Upright, and as unlike as that at 16 pixels: a square differs from a circle of its area in a quarter as much."""
+
+ARM = math.sqrt(math.pi / 20)
+"""Half the width of a cross's arms, for the circle of radius 1 of the same area; they are three times as long."""
+
+INRADIUS = math.sqrt(math.pi / math.sqrt(27))
+"""Of the triangle with equal sides, likewise."""
 
 COLORS = {
     "red": (235, 40, 40),
@@ -128,26 +134,22 @@ def draw_scene(rng: np.random.Generator, frames: int, resolution: int, split: st
 
 
 def _combination(rng: np.random.Generator, split: str | None) -> tuple[str, ...]:
-    factors = (tuple(SIDES), tuple(COLORS), DIRECTIONS, tuple(SPEEDS))
+    factors = (KINDS, tuple(COLORS), DIRECTIONS, tuple(SPEEDS))
     while True:
         chosen = [int(rng.integers(len(names))) for names in factors]
         if belongs(int(np.ravel_multi_index(chosen, [len(names) for names in factors])), split):
             return tuple(names[i] for names, i in zip(factors, chosen, strict=True))
 
 
-def inradius(kind: str, radius: float) -> float:
-    """Distance of the sides of a regular polygon, of the area of a circle of ``radius``, from its center."""
-    sides = SIDES[kind]
-    return radius * math.sqrt(math.pi / (sides * math.tan(math.pi / sides))) if sides else radius
-
-
 def bounds(kind: str, radius: float, resolution: int) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
     """Lowest and highest (x, y) of a center whose shape lies within the picture."""
-    if not (sides := SIDES[kind]):
-        return np.full(2, radius), np.full(2, resolution - radius)
-    angle = math.pi / 2 + math.pi / sides + 2 * math.pi / sides * np.arange(sides)
-    corners = inradius(kind, radius) / math.cos(math.pi / sides) * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return -corners.min(0), resolution - corners.max(0)
+    side = math.sqrt(3) * INRADIUS
+    left, right, above, below = {
+        "circle": (1.0, 1.0, 1.0, 1.0),
+        "cross": (3 * ARM,) * 4,
+        "triangle": (side, side, 2 * INRADIUS, INRADIUS),
+    }[kind]
+    return radius * np.array([left, above]), resolution - radius * np.array([right, below])
 
 
 def centers(scene: Scene, frames: int, resolution: int) -> Float[np.ndarray, "t 2"]:
@@ -162,14 +164,17 @@ def render(scene: Scene, path: Float[np.ndarray, "t 2"], resolution: int) -> UIn
     pixels = np.arange(resolution, dtype=np.float32) + 0.5
     x = pixels - path[:, 0, None, None].astype(np.float32)
     y = pixels[:, None] - path[:, 1, None, None].astype(np.float32)
-    if sides := SIDES[scene.kind]:
-        angles = [math.pi / 2 + 2 * math.pi * k / sides for k in range(sides)]
-        distance = math.cos(angles[0]) * x + math.sin(angles[0]) * y
-        for angle in angles[1:]:
-            np.maximum(distance, math.cos(angle) * x + math.sin(angle) * y, out=distance)
-    else:
-        distance = np.sqrt(x * x + y * y)
-    coverage = (np.float32(inradius(scene.kind, scene.radius) + 0.5) - distance).clip(0, 1)
+    coverage = (0.5 - outside(scene.kind, x / scene.radius, y / scene.radius) * scene.radius).clip(0, 1)
     background = scene.background.astype(np.float32)[:, None, None, None]
     color = np.float32(COLORS[scene.color])[:, None, None, None]
     return (background + (color - background) * coverage + np.float32(0.5)).astype(np.uint8)
+
+
+def outside(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance of points from the outline of a shape of area pi around 0, negative inside; from the edges' lines."""
+    if kind == "circle":
+        return np.sqrt(x * x + y * y) - 1
+    if kind == "cross":
+        x, y = abs(x), abs(y)
+        return np.minimum(np.maximum(x - ARM, y - 3 * ARM), np.maximum(x - 3 * ARM, y - ARM))
+    return np.maximum(y, (math.sqrt(3) * abs(x) - y) / 2) - INRADIUS

@@ -11,7 +11,7 @@ from mmdiff_video.captions import caption
 from mmdiff_video.shapes import (
     COLORS,
     DIRECTIONS,
-    SIDES,
+    KINDS,
     SPEEDS,
     Scene,
     Shapes,
@@ -54,8 +54,10 @@ def inside(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray
     area = math.pi * radius**2
     if kind == "circle":
         return x**2 + y**2 < radius**2
-    if kind == "square":
-        return np.maximum(abs(x), abs(y)) < math.sqrt(area) / 2
+    if kind == "cross":
+        width = math.sqrt(area / 5)
+        lying = (abs(x) < 1.5 * width) & (abs(y) < 0.5 * width)
+        return lying | ((abs(x) < 0.5 * width) & (abs(y) < 1.5 * width))
     height = math.sqrt(math.sqrt(3) * area)
     from_apex = y + 2 / 3 * height
     return (from_apex < height) & (abs(x) < from_apex / math.sqrt(3))
@@ -86,7 +88,7 @@ def test_types_and_shape(frames, resolution):
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("kind", SIDES), ("color", COLORS), ("direction", DIRECTIONS), ("speed", SPEEDS)]
+    ("name", "values"), [("kind", KINDS), ("color", COLORS), ("direction", DIRECTIONS), ("speed", SPEEDS)]
 )
 def test_every_value_occurs_about_equally_often(films, name, values):
     expected = len(films) / len(values)
@@ -95,7 +97,7 @@ def test_every_value_occurs_about_equally_often(films, name, values):
     assert max(abs(count - expected) for count in counts) < 4 * math.sqrt(expected)
 
 
-@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_shape_is_the_share_of_each_pixel_that_it_covers(kind):
     """Against 16 by 16 points in each pixel; a corner of a triangle is worst."""
     fine = (np.arange(32 * 16) + 0.5) / 16
@@ -107,7 +109,7 @@ def test_a_shape_is_the_share_of_each_pixel_that_it_covers(kind):
 
 
 @pytest.mark.parametrize("radius", [4.2, 5.0])
-@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_areas_are_equal_and_the_center_is_the_center_of_mass(kind, radius):
     covered = draw(kind, (14.3, 17.8), radius)
     assert covered.sum() == pytest.approx(math.pi * radius**2, rel=0.02)
@@ -122,7 +124,7 @@ def test_triangles_point_upwards():
     assert rows.argmax() > 16
 
 
-@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_at_the_ends_of_its_range_a_shape_touches_the_edges_and_is_whole(kind):
     low, high = bounds(kind, 4.5, 32)
     for center in itertools.product((low[0], high[0]), (low[1], high[1])):
@@ -131,7 +133,7 @@ def test_at_the_ends_of_its_range_a_shape_touches_the_edges_and_is_whole(kind):
     assert all(line.max() > 0.1 for line in (inner[0][0], inner[0][:, 0], inner[1][-1], inner[1][:, -1]))
 
 
-@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("velocity", [(3.4, 0.7), (-2.5, -2.5), (0.1, 5.0), (-9.0, 4.0), (0.0, 0.0)])
 def test_walls_reflect_as_in_a_simulation_in_small_steps(kind, velocity):
     low, high = bounds(kind, 4.5, 32)
@@ -195,10 +197,10 @@ def test_captions_say_all_four_in_varied_words():
     words = {"up": ("up", "upper"), "down": ("down", "lower"), "left": ("left",), "right": ("right",)}
     speeds = {"slow": ("slowly", "at low speed"), "fast": ("fast", "quickly", "at high speed")}
     for direction, speed in itertools.product(DIRECTIONS, SPEEDS):
-        said = {caption(rng, kind="square", color="cyan", direction=direction, speed=speed) for _ in range(40)}
+        said = {caption(rng, kind="cross", color="cyan", direction=direction, speed=speed) for _ in range(40)}
         assert len(said) > 10
         for words_said in said:
-            assert "square" in words_said
+            assert "cross" in words_said
             assert "cyan" in words_said
             assert any(word in words_said for word in speeds[speed])
             for part in direction.split("-"):
