@@ -70,7 +70,8 @@ bench-pointcloud: $(READY) ## distance matrices and training steps beside plain 
 	$(BIN)/python benchmarks/pointcloud_metrics.py
 	$(BIN)/python benchmarks/pointcloud_networks.py 150
 
-bench-scale: $(READY) ## kill trainings and resume them, and the speed of two processes beside bare DDP
+bench-scale: $(READY) ## kill trainings and resume them, two processes beside bare DDP, examples of different lengths
 	$(BIN)/python benchmarks/kills.py 20 1
 	$(BIN)/python benchmarks/kills.py 20 2
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/buckets.py

@@ -8,20 +8,22 @@ import csv
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import lightning as L
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
 
 from mmdiff.errors import DataError, check_at_least
 from mmdiff.modality import Modality
-from mmdiff.streams import Order, seeded
+from mmdiff.streams import Buckets, Order, seeded
 from mmdiff.types import Batch, Example, MediaSet
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -151,7 +153,8 @@ def _is_number(text: str) -> bool:
 class Encoded(Dataset):
     """Examples in model space, encoded from a data set of media.
 
-    A key is an index and the seed of the random choices made for the example; an index alone is a seed as well.
+    A key is an index and the seed of the random choices made for the example; an index alone is a seed as well. A list
+    of keys gives a list of examples.
 
     Args:
         media: the data set of (media, cond).
@@ -173,7 +176,13 @@ class Encoded(Dataset):
     def __len__(self) -> int:
         return len(self.media)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Example:
+    @overload
+    def __getitem__(self, key: int | tuple[int, int]) -> Example: ...
+    @overload
+    def __getitem__(self, key: list[tuple[int, int]]) -> list[Example]: ...
+    def __getitem__(self, key: int | tuple[int, int] | list[tuple[int, int]]) -> Example | list[Example]:
+        if isinstance(key, list):
+            return [self[one] for one in key]
         index, seed = key if isinstance(key, tuple) else (key, key)
         for i in chain(range(index, len(self)), range(index)):
             if self.cache is not None and i in self.cache:
@@ -224,6 +233,26 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(x, cond, torch.stack(masks))
 
 
+def trimmed(examples: Sequence[Example], dim: int, multiple: int) -> Batch:
+    """A batch without what is padding in all of its examples, at the end of a dimension counted from the last."""
+    x, cond, mask = collate(examples)
+    size = max(extents(examples, dim, multiple))
+    return Batch(x.narrow(dim, 0, size), cond, None if mask is None else mask.narrow(dim, 0, size))
+
+
+def extents(examples: Sequence[Example], dim: int, multiple: int) -> list[int]:
+    """Up to where each example is data, along a dimension counted from the last, rounded up to a multiple."""
+    return [_extent(example.x.shape[dim], example.mask, dim, multiple) for example in examples]
+
+
+def _extent(full: int, mask: Tensor | None, dim: int, multiple: int) -> int:
+    if mask is None:
+        return full
+    there = mask.movedim(dim, -1).flatten(0, -2).any(0).nonzero()
+    end = int(there.max()) + 1 if len(there) else 1
+    return min(-(-end // multiple) * multiple, full)
+
+
 class DataModule(L.LightningDataModule):
     """Loaders over one data set, of which a fixed part is held out for validation and evaluation.
 
@@ -235,6 +264,10 @@ class DataModule(L.LightningDataModule):
         num_workers: worker processes of each loader.
         cache: keep encoded examples in memory (see `Encoded`).
         max_bad: examples that may be passed over because they hold nan (see `Encoded`).
+        bucket: put training examples of similar size together, without padding beyond the largest of a batch and with
+            as many as take the room of ``batch_size`` of full size. They are sorted among the examples of so many
+            steps; 0 does not. Every example is read once before training, to know its size.
+        multiple: to which such a size is rounded up, for networks that ask for it.
     """
 
     def __init__(
@@ -247,15 +280,21 @@ class DataModule(L.LightningDataModule):
         num_workers: int = 0,
         cache: bool = False,
         max_bad: int = 100,
+        bucket: int = 0,
+        multiple: int = 1,
     ):
         super().__init__()
-        check_at_least(1, **{"data.batch_size": batch_size})
+        check_at_least(1, **{"data.batch_size": batch_size, "data.multiple": multiple})
+        check_at_least(0, **{"data.bucket": bucket})
+        if bucket and modality.ragged is None:
+            raise ValueError(f"data.bucket={bucket}: the examples of {type(modality).__name__} are all of one size.")
         self.dataset = dataset
         self.modality = modality
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.cache = cache
         self.max_bad = max_bad
+        self.bucket, self.multiple = bucket, multiple
         count = len(dataset)
         held = min(max(round(held_out * count if held_out < 1 else held_out), 1), count // 2)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
@@ -271,6 +310,7 @@ class DataModule(L.LightningDataModule):
         module: Any = trainer.lightning_module if trainer else None
         world, accumulated = (trainer.world_size, trainer.accumulate_grad_batches) if trainer else (1, 1)
         batch_size = min(self.batch_size, len(self.train))
+        buckets = self._buckets(batch_size, world * accumulated) if self.bucket else None
         self.order = Order(
             len(self.train),
             batch_size,
@@ -279,17 +319,45 @@ class DataModule(L.LightningDataModule):
             seen=lambda: module.seen if module else 0,
             rank=trainer.global_rank if trainer else 0,
             world=world,
+            buckets=buckets,
         )
-        return self._loader(self.train, batch_size=batch_size, sampler=self.order)
+        if buckets is None:
+            return self._loader(self.examples, collate, sampler=self.order, batch_size=batch_size)
+        join = partial(trimmed, dim=self._ragged, multiple=self.multiple)
+        return self._loader(self.examples, join, sampler=self.order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the held-out examples, in order."""
-        return self._loader(self.held_out, batch_size=self.batch_size)
+        return self._loader(self._encoded(self.held_out), collate, batch_size=self.batch_size)
 
-    def _loader(self, media: MediaSet, **options: Any) -> DataLoader:
+    @cached_property
+    def examples(self) -> Encoded:
+        """For training."""
+        return self._encoded(self.train)
+
+    @cached_property
+    def sizes(self) -> Int[Tensor, "n"]:
+        """Of every training example (see `extents`), each of which is read once."""
+        measure = partial(extents, dim=self._ragged, multiple=self.multiple)
+        loader = self._loader(self.examples, measure, batch_size=self.batch_size)
+        quiet = self.trainer is not None and not self.trainer.is_global_zero
+        return torch.tensor([size for sizes in tqdm(loader, "sizes", leave=False, disable=quiet) for size in sizes])
+
+    @property
+    def _ragged(self) -> int:
+        assert self.modality.ragged is not None
+        return self.modality.ragged
+
+    def _buckets(self, batch_size: int, turns: int) -> Buckets:
+        return Buckets(self.sizes, self.modality.shape[self._ragged], batch_size, turns, self.bucket)
+
+    def _encoded(self, media: MediaSet) -> Encoded:
+        return Encoded(media, self.modality, self.cache, self.max_bad)
+
+    def _loader(self, examples: Encoded, join: Callable[[Sequence[Example]], Any], **options: Any) -> DataLoader:
         return DataLoader(
-            Encoded(media, self.modality, self.cache, self.max_bad),
-            collate_fn=collate,
+            examples,
+            collate_fn=join,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             **options,
@@ -319,7 +387,11 @@ def folder(root: str | os.PathLike[str], modality: Modality, **options: Any) -> 
 
 
 def open_folder(root: str | os.PathLike[str], modality: Modality) -> Folder:
-    """The files in a folder, or in its shards if it has such (see `mmdiff.shards`)."""
-    from mmdiff.shards import INDEX, Shards  # which is a kind of Folder
+    """The files in a folder; or in the shards in it or behind an address, if there are such (see `mmdiff.shards`)."""
+    from mmdiff.shards import Shards, has_shards  # which is a kind of Folder
 
-    return (Shards if (Path(root) / INDEX).is_file() else Folder)(root, modality)
+    if has_shards(root):
+        return Shards(root, modality)
+    if "://" in str(root):
+        raise DataError(root, "has no shards.jsonl; only what mmdiff shard packed is read from an address")
+    return Folder(root, modality)

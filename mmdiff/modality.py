@@ -25,12 +25,14 @@ class Modality(ABC):
         suffixes: of the files it reads, in lower case with the dot.
         suffix: of the files it writes.
         time: dimension of media, counted from the end, along which a sample can be continued; None if there is none.
+        ragged: dimension of an example, counted from the end, along which `mask` may end early; None if none does.
     """
 
     shape: tuple[int, ...]
     suffixes: Sequence[str]
     suffix: str
     time: int | None = None
+    ragged: int | None = None
 
     @abstractmethod
     def read(self, path: Path, generator: Generator | None = None) -> Tensor:

@@ -1,6 +1,5 @@
 """Training: one Lightning module for all modalities."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -121,8 +120,9 @@ class DiffusionModule(L.LightningModule):
         place = self.place = self.seen + self.global_rank * count
         self.seen += self.trainer.world_size * count
         torch.manual_seed(derive(self.seed, BATCH, place))
-        turns = math.prod(self._turns)
-        sigma = schedule.draw(count, rank=place // count % turns, world=turns).to(batch.x)
+        world, accumulated = self._turns
+        turn = index % accumulated * world + self.global_rank
+        sigma = schedule.draw(count, rank=turn, world=world * accumulated).to(batch.x)
         if self.levels:
             sigma = self.levels(sigma, batch.x, schedule)
         noise = torch.randn_like(batch.x)

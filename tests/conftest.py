@@ -61,6 +61,7 @@ class Numbers(Modality):
 
     suffixes = (".txt",)
     suffix = ".txt"
+    ragged = -1
 
     def __init__(self, size: int = 4, *, mean: float | None = None, std: float | None = None):
         self.size = size

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from conftest import Numbers
@@ -40,15 +41,26 @@ class Cropped:
         return index + torch.rand(1, 4), {"label": "ab"[index % 2], "id": index}
 
 
+class Ragged:
+    """Lists of 1 to 4 numbers, 41 of them."""
+
+    def __len__(self):
+        return 41
+
+    def __getitem__(self, index):
+        return torch.full((1, 1 + index % 4), float(index)), {"label": "ab"[index % 2], "id": index}
+
+
 class Perceptron(nn.Module):
-    """Two layers with dropout."""
+    """Two layers with dropout, for up to 4 numbers."""
 
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4 + 1 + 8, 16), nn.SiLU(), nn.Dropout(0.2), nn.Linear(16, 4))
 
     def forward(self, x, noise, context):
-        return self.layers(torch.cat([x[:, 0], noise[:, None], context.vector], 1))[:, None]
+        padded = F.pad(x[:, 0], (0, 4 - x.shape[2]))
+        return self.layers(torch.cat([padded, noise[:, None], context.vector], 1))[:, None, : x.shape[2]]
 
 
 class Seen(L.Callback):
@@ -100,11 +112,14 @@ def fit(
     accumulate: int = 1,
     processes: int = 1,
     dataset: MediaSet | None = None,
+    bucket: int = 0,
 ) -> dict:
     """Train for some steps; what the last checkpoint then holds, with the batches that each process saw."""
     folder.mkdir(exist_ok=True)
     module = make_module()
-    data = DataModule(dataset or Cropped(), module.modality, batch_size=4, held_out=4, num_workers=workers)
+    data = DataModule(
+        dataset or Cropped(), module.modality, batch_size=4, held_out=4, num_workers=workers, bucket=bucket
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         strategy="ddp_fork" if processes > 1 else "auto",

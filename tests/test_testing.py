@@ -241,6 +241,11 @@ MODALITIES = {
         lambda old: lambda s, m: old(s, m).fill_(True) if short(m) else None,
         "mask of padded media has true and false elements",
     ),
+    "mask in the middle": (
+        "mask",
+        lambda old: lambda s, m: old(s, m).flip(-1) if short(m) else None,
+        "mask of padded media ends early along ragged=-1; seen: data at the end",
+    ),
     "mask of full media": (
         "mask",
         lambda old: lambda s, m: torch.arange(64)[None] < m.shape[-1] - 1,

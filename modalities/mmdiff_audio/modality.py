@@ -36,6 +36,7 @@ class Audio(Modality):
 
     suffixes = files.SUFFIXES
     suffix = ".wav"
+    ragged = -1
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class PointCloud(Modality):
 
     suffixes = files.SUFFIXES
     suffix = ".ply"
+    ragged = -1
 
     def __init__(
         self,

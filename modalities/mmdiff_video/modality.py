@@ -38,6 +38,7 @@ class Video(Modality):
 
     suffixes = files.SUFFIXES
     time = -3
+    ragged = -3
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class Series(Modality):
     suffixes = (".csv", ".npz")
     suffix = ".csv"
     time = -1
+    ragged = -1
 
     def __init__(
         self,

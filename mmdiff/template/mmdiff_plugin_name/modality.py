@@ -29,6 +29,7 @@ class PluginName(Modality):
     suffixes = (".txt",)
     suffix = ".txt"
     time = -1
+    ragged = -1
 
     def __init__(self, *, length: int = 64, mean: float | None = None, std: float | None = None):
         check_at_least(1, **{"modality.length": length})

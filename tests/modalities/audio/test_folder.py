@@ -44,10 +44,10 @@ def speech(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_folder_of_real_files(workers, speech, tiny_folder, command, tmp_path):
-    options = [f"data.root={speech}", f"data.num_workers={workers}", "data.held_out=2", "hydra.run.dir=run"]
-    ran = command("train", *tiny_folder, *options, folder=tmp_path)
+@pytest.mark.parametrize(("workers", "bucket"), [(0, 0), (2, 0), (2, 3)])
+def test_a_folder_of_real_files(workers, bucket, speech, tiny_folder, command, tmp_path):
+    options = [f"data.root={speech}", f"data.num_workers={workers}", f"data.bucket={bucket}", "data.held_out=2"]
+    ran = command("train", *tiny_folder, *options, "hydra.run.dir=run", folder=tmp_path)
     assert ran.status == 0, ran.err
     lines = ran.err.splitlines()
     assert len(lines) == len(BAD), ran.err
