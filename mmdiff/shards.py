@@ -14,13 +14,16 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
 from torch import Tensor
 
 from mmdiff.data import Folder, scan
 from mmdiff.errors import DataError, check_at_least
+from mmdiff.modality import Modality
 
 INDEX = "shards.jsonl"
 
@@ -86,18 +89,25 @@ def _groups(files: Iterable[tuple[Path, dict[str, Any]]], size: int) -> Iterator
 class Shards(Folder):
     """The files of a folder that `pack` packed, examples and order as in `mmdiff.data.Folder`.
 
+    Shards may lie behind an address that fsspec knows (``https://...``, ``s3://...``): the index is read once, of a
+    shard only the bytes of an example.
+
     Args:
-        root: the folder of the shards.
+        root: the folder of the shards, or its address.
         modality: reads the files, each from a temporary copy, which lives too shortly to reach a disk.
 
     Raises:
         DataError: also if a shard is missing or cut off.
     """
 
+    def __init__(self, root: str | os.PathLike[str], modality: Modality):
+        self.address = str(root).rstrip("/")
+        super().__init__(root, modality)
+
     def _scan(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         self.places: list[tuple[str, int, int]] = []
         ends: dict[str, int] = {}
-        for number, line in enumerate((self.root / INDEX).read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(self._fetch(INDEX).decode("utf-8").split("\n"), 1):
             if not line:
                 continue
             try:
@@ -109,20 +119,16 @@ class Shards(Folder):
             if Path(name).suffix.lower() in self.modality.suffixes:
                 self.places.append((shard, start, length))
                 yield self.root / shard / name, cond
+        files, folder = url_to_fs(self.address)
         for shard, end in ends.items():
-            path = self.root / shard
-            there = path.stat().st_size if path.is_file() else 0
-            if there < end:
-                raise DataError(path, f"is missing or cut off: {there} of at least {end} bytes; copy it again")
+            there = _size(files, f"{folder}/{shard}")
+            if there is not None and there < end:
+                name = f"{self.address}/{shard}"
+                raise DataError(name, f"is missing or cut off: {there} of at least {end} bytes; copy it again")
 
     def _read(self, index: int) -> Tensor:
         (shard, start, length), name = self.places[index], self.files[index]
-        try:
-            with (self.root / shard).open("rb") as file:
-                file.seek(start)
-                content = file.read(length)
-        except OSError as error:
-            raise DataError(self.root / shard, f"cannot be read ({error.strerror})") from error
+        content = self._fetch(shard, start, start + length)
         copy = Path(_unique(os.getpid(), str(self.root)) + f"{index}{name.suffix}")
         try:
             copy.write_bytes(content)
@@ -132,6 +138,35 @@ class Shards(Folder):
             raise DataError(name, error.reason) from error
         finally:
             copy.unlink(missing_ok=True)
+
+    def _fetch(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        files, folder = url_to_fs(self.address)  # in each process its own, since connections do not survive a fork
+        try:
+            return files.cat_file(f"{folder}/{name}", start, end)
+        except Exception as error:  # of what type is for each kind of storage to say
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{self.address}/{name}", f"cannot be read ({reason})") from error
+
+
+def has_shards(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder or an address holds an index of shards.
+
+    Raises:
+        DataError: for an address that cannot be asked.
+    """
+    try:
+        files, folder = url_to_fs(str(root).rstrip("/"))
+        return _size(files, f"{folder}/{INDEX}") != 0
+    except (ValueError, ImportError) as error:
+        raise DataError(root, f"is an address of no known kind ({error})") from error
+
+
+def _size(files: AbstractFileSystem, path: str) -> int | None:
+    """Bytes of a file, 0 where there is none, None where a server does not say."""
+    try:
+        return cast(int | None, files.size(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 @lru_cache

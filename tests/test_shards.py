@@ -7,7 +7,11 @@ import re
 import tarfile
 import warnings
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -98,6 +102,58 @@ def test_an_epoch_interrupted_is_an_epoch(before, after, shards, numbers):
     examples = dict(chain(*(part.items() for part in (*first, *rest))))
     expected = Counter((i, 1.0, 2.0, float(i * i)) for i in [*range(COUNT), 0, 1])
     assert Counter(examples[place] for place in range(COUNT + 2)) == expected
+
+
+# Behind an address
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    """A server of files that, like an object store, gives the bytes it is asked for."""
+
+    def do_GET(self):
+        content = Path(self.translate_path(self.path)).read_bytes()
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            content = content[int(asked[1]) : int(asked[2]) + 1]
+        self.server.asked.append(len(content))
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(shards):
+    """The shards at an address."""
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=shards))
+    serving.asked = []
+    Thread(target=serving.serve_forever, daemon=True).start()
+    yield serving
+    serving.shutdown()
+    serving.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # with workers, on one core
+def test_shards_behind_an_address(server, shards, numbers):
+    address = f"http://127.0.0.1:{server.server_port}"
+    data = open_folder(address, numbers)
+    assert same(data, open_folder(shards, numbers))
+    assert sorted(server.asked)[-2] <= max(length for *_, length in data.places)  # the largest is the index
+    values = [batch.x.tolist() for batch in DataLoader(Encoded(data, numbers), 8, num_workers=2, collate_fn=collate)]
+    local = Encoded(open_folder(shards, numbers), numbers)
+    assert values == [batch.x.tolist() for batch in DataLoader(local, 8, collate_fn=collate)]
+    with pytest.raises(DataError, match=rf"{address}/low: has no shards\.jsonl; only what mmdiff shard packed"):
+        open_folder(f"{address}/low", numbers)
+    next(shards.glob("*.tar")).unlink()
+    with pytest.raises(DataError, match=rf"{address}/\d+\.tar: is missing or cut off: 0 of"):
+        open_folder(address, numbers)
+
+
+def test_an_address_of_no_known_kind(numbers):
+    with pytest.raises(DataError, match=r"nothing://here: is an address of no known kind"):
+        open_folder("nothing://here", numbers)
 
 
 # What is broken
