@@ -21,6 +21,7 @@ def sample(config: DictConfig) -> None:
     from mmdiff.cli.device import choose, launch
     from mmdiff.cli.train import quiet
     from mmdiff.generation import override, produce, spread
+    from mmdiff.recognition import recognize
 
     quiet()
     asked = to_dict(config)
@@ -39,6 +40,8 @@ def sample(config: DictConfig) -> None:
     trainer = config.get("trainer")
     fabric = launch(trainer) if trainer else None
     model.denoiser.to(fabric.device if fabric else choose(config.device))
+    inferred = [config.infer] if isinstance(config.infer, str) else config.infer or []
+    conds = recognize(model, inferred, conds, given, config.known)
     written = produce(
         model,
         conds,
