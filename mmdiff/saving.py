@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from types import FrameType
@@ -51,10 +52,14 @@ class Checkpoint(ModelCheckpoint):
     """Lightning's checkpoints, and one more when SIGTERM or SIGINT (Ctrl-C) asks the run to end.
 
     The step in hand is finished on all processes, saved, and the program exits with 128 plus the signal's number, as
-    if the signal had ended it: 143 after SIGTERM, 130 after Ctrl-C. A second signal ends it at once.
+    if the signal had ended it: 143 after SIGTERM, 130 after Ctrl-C. A second signal ends it at once. Several processes
+    ask each other about once a second, since doing so waits for all and for their devices.
     """
 
     asked: int = 0
+    every: int = 1  # steps between two questions
+    left: int = 0  # of them
+    since: float = 0.0  # the last one
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Listen for signals, in place of Lightning, which restores the handlers of before."""
@@ -70,7 +75,7 @@ class Checkpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, module, *arguments)
         if trainer.global_step == trainer.max_steps:
             self._save_now(trainer)
-        asked = int(trainer.strategy.reduce(torch.tensor(self.asked, device=module.device), reduce_op="max"))
+        asked = self.asked if trainer.world_size == 1 else self._asked_anywhere(trainer, module)
         if not asked:
             return
         self._save_now(trainer)
@@ -90,6 +95,17 @@ class Checkpoint(ModelCheckpoint):
     def _save_now(self, trainer: L.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, {})
+
+    def _asked_anywhere(self, trainer: L.Trainer, module: L.LightningModule) -> int:
+        self.left -= 1
+        if self.left > 0:
+            return 0
+        now = time.monotonic()
+        state = torch.tensor([self.asked, now - self.since], device=module.device)
+        asked, seconds = trainer.strategy.reduce(state, reduce_op="max").tolist()  # type: ignore[union-attr]
+        self.every = max(min(int(self.every / max(seconds, 1e-3)), 2 * self.every), 1)
+        self.left, self.since = self.every, now
+        return int(asked)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

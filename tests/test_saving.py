@@ -1,10 +1,12 @@
 """Checkpoints that survive: half-written files, full disks, kills, and signals that ask a run to end."""
 
 import errno
+import itertools
 import multiprocessing
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import lightning as L
 import pytest
@@ -118,6 +120,27 @@ def test_a_signal_between_the_batches_of_a_step(tmp_path):
     assert (content["global_step"], content["stream"]["seen"]) == (4, 4 * 2 * 4)
     whole = fit(tmp_path / "whole", 8, accumulate=2)
     assert_same_state(fit(tmp_path / "more", 8, resume=tmp_path / "last.ckpt", accumulate=2), whole)
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.02, 6, 12), (0.3, 30, 40), (3.0, 100, 100)])
+def test_processes_ask_each_other_about_once_a_second(seconds, least, most, monkeypatch, tmp_path):
+    asked, step = [], 0
+    monkeypatch.setattr(time, "monotonic", lambda: 1e6 + seconds * step)
+
+    def reduce(state, reduce_op):
+        asked.append(step)
+        return torch.stack([state, torch.tensor([signal.SIGTERM if step > 90 else 0.0, 0.0])]).amax(0)
+
+    trainer, module = Mock(spec=L.Trainer), Mock(spec=L.LightningModule, device=torch.device("cpu"))
+    trainer.strategy.reduce = reduce
+    checkpoint = Checkpoint(tmp_path)
+    answers = []
+    while step < 100:
+        answers.append(checkpoint._asked_anywhere(trainer, module))
+        step += 1
+    assert least <= len(asked) <= most
+    assert max(b - a for a, b in itertools.pairwise(asked)) * seconds <= max(1, seconds)
+    assert answers == [signal.SIGTERM if n in asked and n > 90 else 0 for n in range(100)]
 
 
 def test_the_end_of_a_run_is_saved(expected, tmp_path):
