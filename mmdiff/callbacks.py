@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
+from mmdiff.logs import log_picture
 from mmdiff.module import DiffusionModule
 from mmdiff.pictures import describe, save_grid
 from mmdiff.sampling import Sampler
@@ -122,7 +123,7 @@ class ConfigInCheckpoint(Callback):
 
 
 class Preview(Callback):
-    """Samples with the conditions of held-out examples at every validation: files, and a picture of them.
+    """Samples with the conditions of held-out examples at every validation: files, and a picture of them, also in logs.
 
     Args:
         sampler: how to sample.
@@ -155,7 +156,10 @@ class Preview(Callback):
             modality.write(item, folder / f"{i:05d}{modality.suffix}")
         pictures = [modality.preview(item) for item in media]
         labels = [describe({name: c.get(name) for name in names}) for c in conds]
-        save_grid(pictures, labels, folder.with_suffix(".png"))
+        grid = folder.with_suffix(".png")
+        save_grid(pictures, labels, grid)
+        for logger in trainer.loggers:
+            log_picture(logger, "previews", grid, trainer.global_step)
 
 
 class Finite(Callback):

@@ -1,10 +1,11 @@
-"""The record of a run that is always there: ``metrics.csv``."""
+"""The record of a run: ``metrics.csv``, which is always there, and pictures in those that show them."""
 
 import csv
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from matplotlib.image import imread
 
 
 class Metrics(CSVLogger):
@@ -31,3 +32,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     return [{key: value for key, value in row.items() if value} for row in rows if row.get("step")]
+
+
+def log_picture(logger: Logger, name: str, path: Path, step: int) -> None:
+    """Show the picture in a file in a logger that shows pictures; others get nothing."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, imread(path), step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(name, [str(path)], step)
