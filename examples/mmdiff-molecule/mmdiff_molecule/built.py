@@ -1,9 +1,10 @@
 """Molecules built by rule: a data set that needs no download.
 
 A skeleton of 2 to 4 heavy atoms grows by random bonds, from nothing or from a ring of 3 or 4. Atoms are C, N or O as
-their bonds allow, no two of N and O beside each other; some carbons get a double-bonded O; hydrogens fill the
-valences. Coordinates are those that bring all distances near to their targets: those of bonds to `LENGTHS`, those of
-atoms two bonds apart to what the angle in between asks for, and all others to more than `APART`.
+their bonds allow, no two of N and O beside each other; some carbons get a double-bonded O, as long as there are no
+more than 4 heavy atoms; hydrogens fill the valences. Coordinates are those that bring all distances near to their
+targets: those of bonds to `LENGTHS`, those of atoms two bonds apart to what the angle in between asks for, and all
+others to more than `APART`.
 """
 
 import math
@@ -29,6 +30,9 @@ TETRAHEDRAL, FLAT, RING_ANGLES = 109.5, 120.0, {3: 60.0, 4: 89.0}
 APART = {0: 2.9, 1: 2.65, 2: 2.45}
 """Least distance in angstrom of atoms three or more bonds apart, by the number of hydrogens among them: those of
 staggered bonds."""
+
+HEAVY = 4
+"""Atoms but hydrogens, at most."""
 
 BONDS = {"C": 4, "N": 3, "O": 2, "H": 1}
 NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8}
@@ -86,7 +90,7 @@ def build(rng: random.Random, atoms: int) -> Graph:
 
 def _grow(rng: random.Random) -> Graph:
     ring = rng.choice((0, 0, 0, 3, 4))
-    count = rng.randint(max(ring, 2), 4)
+    count = rng.randint(max(ring, 2), HEAVY)
     bonds = {(i, (i + 1) % ring): 1 for i in range(ring)} if ring else {(0, 1): 1}
     for i in range(ring or 2, count):
         open_ = [j for j in range(i) if sum(j in bond for bond in bonds) < 4]
@@ -94,12 +98,13 @@ def _grow(rng: random.Random) -> Graph:
     elements = ["C"] * count
     for i in rng.sample(range(count), count):
         beside = [elements[b if a == i else a] for a, b in bonds if i in (a, b)]
-        fitting = [element for element in "NO" if len(beside) <= BONDS[element]]
-        if fitting and set(beside) == {"C"} and rng.random() < 0.3:
-            elements[i] = rng.choice(fitting)
+        others = [element for element in "NO" if len(beside) <= BONDS[element]]
+        if others and set(beside) == {"C"} and rng.random() < 0.3:
+            elements[i] = rng.choice(others)
     for i in range(count):
         beside = [elements[b if a == i else a] for a, b in bonds if i in (a, b)]
-        if i >= ring and elements[i] == "C" and len(beside) < 3 and set(beside) == {"C"} and rng.random() < 0.25:
+        fitting = i >= ring and elements[i] == "C" and len(beside) < 3 and set(beside) == {"C"}
+        if fitting and len(elements) < HEAVY and rng.random() < 0.25:
             bonds[i, len(elements)] = 2
             elements.append("O")
     for i in range(len(elements)):
