@@ -119,6 +119,29 @@ def test_multirun_makes_one_run_per_value(tiny, command, tmp_path):
     assert all((run / "checkpoints" / "last.ckpt").is_file() for run in runs)
 
 
+@pytest.mark.parametrize("options", ["compile=true", "compile={backend: aot_eager}"])
+def test_a_compiled_network_trains_the_same(options, tiny, command, monkeypatch, tmp_path):
+    """Without a compiler for the machine: what is checked is that the network is traced, and trains as it would."""
+    asked = []
+    compiled = torch.compile
+
+    def with_aot(*arguments, backend="inductor", **others):
+        asked.append(backend)
+        return compiled(*arguments, backend="aot_eager", **others)
+
+    monkeypatch.setattr(torch, "compile", with_aot)
+    weights = []
+    for folder, option in (("plain", "compile=false"), ("compiled", options)):
+        ran = command("train", *tiny, option, "callbacks.preview.count=0", f"hydra.run.dir={folder}", folder=tmp_path)
+        assert ran.status == 0, ran.err
+        last = tmp_path / folder / "checkpoints" / "last.ckpt"
+        weights.append(torch.load(last, weights_only=True)["current_model_state"])
+    assert asked == ["inductor" if options == "compile=true" else "aot_eager"]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
+
+
 # A user's mistakes
 
 MOOD = "+conditioner.embedders={mood: {_target_: mmdiff.conditioning.ClassEmbedder, classes: null}}"

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from unittest.mock import ANY
@@ -91,6 +92,49 @@ def test_a_multirun_of_two_processes_each(tiny, process, tmp_path):
     for seed, run in enumerate(runs, 1):
         content = torch.load(run, weights_only=True)
         assert content["stream"] == {"seed": seed, "seen": 4, "turns": [2, 1]}
+
+
+@pytest.fixture(scope="module")
+def launched(tiny, process, tmp_path_factory):
+    """A run of two processes that Lightning starts."""
+    folder = tmp_path_factory.mktemp("launched")
+    ran = process("train", *options(tiny), "hydra.run.dir=run", folder=folder)
+    assert ran.status == 0, ran.err
+    return torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_torchrun(launched, tiny, environment, tmp_path):
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc-per-node", "2"]
+    ran = subprocess.run(
+        [*torchrun, "-m", "mmdiff.cli.train", *options(tiny), "hydra.run.dir=run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert_same_state(torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True), launched)
+
+
+@pytest.mark.slow
+def test_slurm(launched, tiny, program, environment, tmp_path):
+    """Two processes with the variables that srun gives them."""
+    job = {"JOB_ID": str(os.getpid()), "JOB_NAME": "notes", "NODELIST": "localhost", "JOB_NODELIST": "localhost"}
+    job |= {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "JOB_NUM_NODES": "1", "NODEID": "0"}
+    running = []
+    for rank in map(str, range(2)):
+        variables = {f"SLURM_{name}": value for name, value in (job | {"PROCID": rank, "LOCALID": rank}).items()}
+        with (tmp_path / f"{rank}.log").open("w") as log:
+            command = [program, "train", *options(tiny), "hydra.run.dir=run"]
+            running.append(subprocess.Popen(command, cwd=tmp_path, env=environment | variables, stdout=log, stderr=log))
+    for rank, one in enumerate(running):
+        assert one.wait(300) == 0, (tmp_path / f"{rank}.log").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"0.log", "1.log", "run"}
+    assert_same_state(torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True), launched)
 
 
 @pytest.mark.slow

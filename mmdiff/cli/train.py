@@ -49,6 +49,8 @@ def train(config: DictConfig) -> None:
         levels=instantiate(config.get("levels")),
         coupling=instantiate(config.get("coupling")),
     )
+    if config.compile:
+        module.denoiser.network.compile(**({} if config.compile is True else config.compile))
     trainer = build_trainer(config)
     output = make_folder(config.output)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
