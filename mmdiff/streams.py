@@ -37,8 +37,8 @@ def seeded(seed: int) -> Iterator[None]:
 class Order(DistributedSampler):
     """The keys of one process, (index, seed of the random choices), from the place that a run has reached.
 
-    With buckets they come as a list for each batch. The sequence is cut into batches that the processes take in turn. That
-    it is a `DistributedSampler` tells Lightning that the processes share the data already.
+    With buckets they come as a list for each batch. The sequence is cut into batches that the processes take in turn.
+    That it is a `DistributedSampler` tells Lightning that the processes share the data already.
 
     Args:
         count: examples of the data set.
