@@ -60,9 +60,9 @@ def recognize(
         key = place, repr(sorted(cond.items(), key=str))
         if key not in read:
             read[key] = dict(cond)
-            for name in names:
-                if cond.get(name) is None:
-                    x0, kept = model.modality.place(given[place], known)
+            if unsaid := [name for name in names if cond.get(name) is None]:
+                x0, kept = model.modality.place(given[place], known)
+                for name in unsaid:
                     read[key][name] = _classify(model.denoiser, name, read[key], x0, kept, sigmas)
         completed.append(dict(read[key]))
     return completed
