@@ -13,8 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 import mmdiff
-from mmdiff.data import Folder
 from mmdiff.errors import DataError
+from mmdiff.folder import Folder
 from mmdiff.modality import Modality
 from mmdiff.types import MediaSet
 

@@ -21,8 +21,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from torch import Tensor
 
-from mmdiff.data import Folder, scan
 from mmdiff.errors import DataError, check_at_least
+from mmdiff.folder import Folder, scan
 from mmdiff.modality import Modality
 
 INDEX = "shards.jsonl"
@@ -32,7 +32,7 @@ def pack(root: str | os.PathLike[str], output: str | os.PathLike[str], *, size: 
     """Pack the files of a folder as they are, with their conditions; returns the numbers of files and of shards.
 
     The index, ``shards.jsonl``, is written last. Each of its lines has a ``file_name``, its ``cond`` (see
-    `mmdiff.data.Folder`) and its ``place``: the shard, the byte at which the file begins and its length. A file that
+    `mmdiff.folder.Folder`) and its ``place``: the shard, the byte at which the file begins and its length. A file that
     cannot be read is named in a warning and left out.
 
     Args:
@@ -87,7 +87,7 @@ def _groups(files: Iterable[tuple[Path, dict[str, Any]]], size: int) -> Iterator
 
 
 class Shards(Folder):
-    """The files of a folder that `pack` packed, examples and order as in `mmdiff.data.Folder`.
+    """The files of a folder that `pack` packed, examples and order as in `mmdiff.folder.Folder`.
 
     Shards may lie behind an address that fsspec knows (``https://...``, ``s3://...``): the index is read once, of a
     shard only the bytes of an example.

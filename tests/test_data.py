@@ -11,7 +11,8 @@ import torch
 
 from conftest import Numbers
 from mmdiff import DataError
-from mmdiff.data import DataModule, Encoded, Folder, collate
+from mmdiff.data import DataModule, Encoded, collate
+from mmdiff.folder import Folder
 from mmdiff.types import Example
 
 

@@ -13,7 +13,8 @@ from mmdiff import DataError
 from mmdiff.callbacks import Finite
 from mmdiff.checkpoint import load_dict
 from mmdiff.cli.train import processes
-from mmdiff.data import DataModule, Folder
+from mmdiff.data import DataModule
+from mmdiff.folder import Folder
 from mmdiff.saving import Checkpoint
 from runs import Cropped, fit
 

@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmdiff import DataError
-from mmdiff.data import Encoded, Folder, collate, open_folder
+from mmdiff.data import Encoded, collate, open_folder
+from mmdiff.folder import Folder
 from mmdiff.shards import Shards, pack
 from mmdiff.streams import Order
 

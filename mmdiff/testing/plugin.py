@@ -124,7 +124,7 @@ class Experiment:
         own = self._options()
         if self.needs_files():
             given = self.files.is_dir()
-            expect(given, "data.root=DIR for an experiment without data of its own", "none", "mmdiff.data.Folder")
+            expect(given, "data.root=DIR for an experiment without data of its own", "none", "mmdiff.folder.Folder")
             own.append(f"data.root={self.files}")
         self.config = _compose(own)
         return {}
