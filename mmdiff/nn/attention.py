@@ -100,11 +100,11 @@ def attend(
         heads: how many.
         positions: places of the tokens along some axes, told by rotation (see `rotate`).
     """
-    q, k, v = rearrange(qkv, "... n (qkv h c) -> qkv ... h n c", qkv=3, h=heads)
-    q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+    qk, v = rearrange(qkv, "... n (qkv h c) -> qkv ... h n c", qkv=3, h=heads).split([2, 1])
+    qk = F.rms_norm(qk, qk.shape[-1:])
     if positions is not None:
-        q, k = rotate(q, positions), rotate(k, positions)
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "... h n c -> ... n (h c)")
+        qk = rotate(qk, positions)
+    return rearrange(F.scaled_dot_product_attention(*qk, *v), "... h n c -> ... n (h c)")
 
 
 def rotate(x: Float[Tensor, "*b n c"], positions: Float[Tensor, "n axes"]) -> Float[Tensor, "*b n c"]:
@@ -113,10 +113,10 @@ def rotate(x: Float[Tensor, "*b n c"], positions: Float[Tensor, "n axes"]) -> Fl
     The pairs of channels are shared out among the axes; the wavelengths of each run from 2 pi to 2000 pi. Channels
     that are left over are not rotated.
     """
-    axes = positions.shape[-1]
-    pairs = x.shape[-1] // (2 * axes)
+    axes, channels = positions.shape[-1], x.shape[-1]
+    pairs = channels // (2 * axes)
+    half, left = pairs * axes, channels - 2 * pairs * axes
     frequencies = 1000.0 ** -(torch.arange(pairs, device=x.device, dtype=x.dtype) / max(pairs, 1))
-    angles = (positions.to(x)[..., None] * frequencies).flatten(-2)
-    a, b, rest = x.split([pairs * axes, pairs * axes, x.shape[-1] - 2 * pairs * axes], -1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1)
+    angles = F.pad((positions.to(x)[..., None] * frequencies).flatten(-2).repeat(1, 2), (0, left))
+    quarter = F.pad(torch.kron(x.new_tensor([[0, 1], [-1, 0]]), torch.eye(half).to(x)), (0, left, 0, left))
+    return torch.addcmul(x * angles.cos(), x @ quarter, angles.sin())

@@ -95,7 +95,7 @@ class Transformer(nn.Module):
             keeps = self.recompute and torch.is_grad_enabled()
             h = checkpoint(block, h, emb, *words, use_reentrant=False) if keeps else block(h, emb, *words)
         scale, shift = self.modulation(F.silu(emb)).chunk(2, -1)
-        h = self.head(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
+        h = self.head(_modulated(h, scale, shift))
         return rearrange(h, f"{self.tokens} -> {self.states}", **sides)
 
     def embed(
@@ -116,6 +116,12 @@ def _convolutions(inputs: int, channels: int, patch: Sequence[int]) -> nn.Module
     kernel = [3 if side > 1 else 1 for side in patch]
     dims = len(patch)
     return nn.Sequential(conv(dims, inputs, channels, kernel), nn.SiLU(), conv(dims, channels, channels, kernel))
+
+
+def _modulated(
+    x: Float[Tensor, "b *grid w"], scale: Float[Tensor, "b *parts w"], shift: Float[Tensor, "b *parts w"]
+) -> Float[Tensor, "b *grid w"]:
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
 class _Block(nn.Module):
@@ -139,10 +145,10 @@ class _Block(nn.Module):
     ) -> Float[Tensor, "b *grid w"]:
         """``words`` are the context's tokens and their mask, in a network that reads them."""
         scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = self.modulation(F.silu(emb)).chunk(6, -1)
-        x = x + gate * self.attend(F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift)
+        x = torch.addcmul(x, gate, self.attend(_modulated(x, scale, shift)))
         if self.words is not None:
             x = self.words(x.flatten(1, -2), *words).reshape(x.shape)
-        return x + gate_mlp * self.mlp(F.layer_norm(x, x.shape[-1:]) * (1 + scale_mlp) + shift_mlp)
+        return torch.addcmul(x, gate_mlp, self.mlp(_modulated(x, scale_mlp, shift_mlp)))
 
     def attend(self, x: Float[Tensor, "b *grid w"]) -> Float[Tensor, "b *grid w"]:
         """Attention among the tokens that differ in their place along the block's axes only."""
