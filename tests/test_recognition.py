@@ -81,3 +81,17 @@ def test_the_command(checkpoint, command, tmp_path):
     assert lines[0]["cond"]["timbre"] in ("flute", "organ", "pluck", "reed")
     ran = command("sample", f"checkpoint={checkpoint}", *options, "infer=pitch", folder=tmp_path)
     assert (ran.status, "infer=pitch: the conditions of this model with classes are timbre." in ran.err) == (1, True)
+
+
+def test_what_a_checkpoint_infers_by_itself(checkpoint, command, tmp_path):
+    """Only where something is given, and not if the command says so."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["infer"] = ["timbre"]
+    torch.save(content, tmp_path / "reads.ckpt")
+    asked = ["checkpoint=reads.ckpt", "count=1", "steps=2"]
+    assert command("sample", *asked, folder=tmp_path).status == 0
+    given = [*asked, "given=samples/00000.wav", "known=seconds:0:0.1"]
+    for options, told in ([], True), (["infer=[]"], False):
+        assert command("sample", *given, *options, "output=out", folder=tmp_path).status == 0
+        (line,) = (tmp_path / "out" / "samples.jsonl").read_text().splitlines()
+        assert ("timbre" in json.loads(line)["cond"]) == told

@@ -40,8 +40,8 @@ def sample(config: DictConfig) -> None:
     trainer = config.get("trainer")
     fabric = launch(trainer) if trainer else None
     model.denoiser.to(fabric.device if fabric else choose(config.device))
-    inferred = [config.infer] if isinstance(config.infer, str) else config.infer or []
-    conds = recognize(model, inferred, conds, given, config.known)
+    infer = model.config.get("infer") if given and config.infer is None else config.infer
+    conds = recognize(model, [infer] if isinstance(infer, str) else infer or [], conds, given, config.known)
     written = produce(
         model,
         conds,
