@@ -11,7 +11,7 @@ def test_previews_in_tensorboard(tiny, train, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert train(*tiny, "logger=tensorboard", folder=tmp_path).err == ""
+    assert train(*tiny, "data.batch_size=4", "logger=tensorboard", folder=tmp_path).err == ""
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     (shown,) = events.Images("previews")
