@@ -163,6 +163,7 @@ def problems(model: Model) -> list:
         ],
         "Video": [("every:2", 0.0, partial(across, dim=2), rms), ("coarse:4", 0.0, enlarged, rms)],
         "PointCloud": [
+            ("all", 0.1, lambda seen, masks: seen, partial(off_surface, model)),
             ("all", 0.3, lambda seen, masks: seen, partial(off_surface, model)),
             ("x::0", 0.0, partial_cloud, chamfer),
         ],
