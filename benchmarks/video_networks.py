@@ -2,8 +2,8 @@
 
 Each network runs in a process of its own: forward, backward, AdamW; the fastest of the timed steps and the peak memory
 beyond the imports count. Ours takes the width, in steps of 4, whose FLOPs are nearest to the other's. The image trunk
-is measured twice, on pixels and on patches of 2 by 2, as every audio configuration has them. Attention is counted with the
-rest: FLOPs are read with the plain kernel, times are taken with the one that PyTorch chooses.
+is measured twice, on pixels and on patches of 2 by 2, as every audio configuration has them. Attention is counted
+with the rest: FLOPs are read with the plain kernel, times are taken with the one that PyTorch chooses.
 
     python benchmarks/video_networks.py            # the table, for one thread and two
     python benchmarks/video_networks.py NAME 1     # one network, one thread: FLOPs, seconds, MiB
