@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmdiff.nn.attention import attend, rotate
 from mmdiff.nn.transformer import Transformer
@@ -103,6 +105,28 @@ def test_blocks_attend_along_their_dimensions_alone():
     changed = x.clone()
     changed[:, :, 0] += 1
     assert ((network(changed, noise, context) - network(x, noise, context)).abs().amax((1, 3, 4)) > 1e-4).all()
+
+
+class Devices(TorchDispatchMode):
+    """The devices of all tensors that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        self.seen |= {leaf.device.type for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)}
+        return out
+
+
+@every_rank
+def test_nothing_is_made_on_another_device(rank):
+    """Which would make each block wait for a copy."""
+    network, x, noise, context = build(rank)
+    with Devices() as devices:
+        network.to("meta")(x.to("meta"), noise.to("meta"), Context(vector=context.vector.to("meta")))
+    assert devices.seen == {"meta"}
 
 
 def test_patches_have_to_fit():

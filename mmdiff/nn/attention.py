@@ -118,5 +118,6 @@ def rotate(x: Float[Tensor, "*b n c"], positions: Float[Tensor, "n axes"]) -> Fl
     half, left = pairs * axes, channels - 2 * pairs * axes
     frequencies = 1000.0 ** -(torch.arange(pairs, device=x.device, dtype=x.dtype) / max(pairs, 1))
     angles = F.pad((positions.to(x)[..., None] * frequencies).flatten(-2).repeat(1, 2), (0, left))
-    quarter = F.pad(torch.kron(x.new_tensor([[0, 1], [-1, 0]]), torch.eye(half).to(x)), (0, left, 0, left))
+    pair = torch.eye(half, device=x.device, dtype=x.dtype)
+    quarter = F.pad(pair, (half, left, 0, half + left)) - F.pad(pair, (0, half + left, half, left))
     return torch.addcmul(x * angles.cos(), x @ quarter, angles.sin())
