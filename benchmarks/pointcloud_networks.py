@@ -21,21 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.denoiser import Denoiser
+from mmdiff.nn.blocks import modulate, normalize
 from mmdiff.scaling import EDM
 from mmdiff.schedules import LogNormal
 from mmdiff.types import Context
 from mmdiff_pointcloud.furniture import KINDS, Furniture
 from mmdiff_pointcloud.modality import PointCloud
-from mmdiff_pointcloud.network import (
-    Attention,
-    LevelEmbedding,
-    Modulated,
-    PointCells,
-    PointEmbedding,
-    mlp,
-    modulate,
-    normalize,
-)
+from mmdiff_pointcloud.network import Attention, LevelEmbedding, Modulated, PointCells, PointEmbedding, mlp
 
 FEATURES, BATCH, ROUNDS = 256, 4, 3
 

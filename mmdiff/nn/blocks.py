@@ -37,6 +37,18 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+def normalize(x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b w"]:
+    """Mean 0 and variance 1 in each row."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def modulate(
+    x: Float[Tensor, "*b w"], shift: Float[Tensor, "*m w"], scale: Float[Tensor, "*m w"]
+) -> Float[Tensor, "*b w"]:
+    """Normalized rows, then scaled and shifted; one modulation for all rows, or one for each."""
+    return torch.addcmul(shift, normalize(x), 1 + scale)
+
+
 def space_to_depth(x: Float[Tensor, "b c *size"], patch: int) -> Float[Tensor, "b d *patches"]:
     """Move patches of that side, along every dimension of size, into the channels."""
     dims = x.ndim - 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdiff.nn.attention import CrossAttention, attend, check_read, heads, tokens_of, with_dense
-from mmdiff.nn.blocks import conv, zero
+from mmdiff.nn.blocks import conv, modulate, zero
 from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
 
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
             keeps = self.recompute and torch.is_grad_enabled()
             h = checkpoint(block, h, emb, *words, use_reentrant=False) if keeps else block(h, emb, *words)
         scale, shift = self.modulation(F.silu(emb)).chunk(2, -1)
-        h = self.head(_modulated(h, scale, shift))
+        h = self.head(modulate(h, shift, scale))
         return rearrange(h, f"{self.tokens} -> {self.states}", **sides)
 
     def embed(
@@ -116,12 +116,6 @@ def _convolutions(inputs: int, channels: int, patch: Sequence[int]) -> nn.Module
     kernel = [3 if side > 1 else 1 for side in patch]
     dims = len(patch)
     return nn.Sequential(conv(dims, inputs, channels, kernel), nn.SiLU(), conv(dims, channels, channels, kernel))
-
-
-def _modulated(
-    x: Float[Tensor, "b *grid w"], scale: Float[Tensor, "b *parts w"], shift: Float[Tensor, "b *parts w"]
-) -> Float[Tensor, "b *grid w"]:
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
 class _Block(nn.Module):
@@ -145,10 +139,10 @@ class _Block(nn.Module):
     ) -> Float[Tensor, "b *grid w"]:
         """``words`` are the context's tokens and their mask, in a network that reads them."""
         scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = self.modulation(F.silu(emb)).chunk(6, -1)
-        x = torch.addcmul(x, gate, self.attend(_modulated(x, scale, shift)))
+        x = torch.addcmul(x, gate, self.attend(modulate(x, shift, scale)))
         if self.words is not None:
             x = self.words(x.flatten(1, -2), *words).reshape(x.shape)
-        return torch.addcmul(x, gate_mlp, self.mlp(_modulated(x, scale_mlp, shift_mlp)))
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(x, shift_mlp, scale_mlp)))
 
     def attend(self, x: Float[Tensor, "b *grid w"]) -> Float[Tensor, "b *grid w"]:
         """Attention among the tokens that differ in their place along the block's axes only."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmdiff.errors import check_at_least
 from mmdiff.nn.attention import heads
-from mmdiff.nn.blocks import zero
+from mmdiff.nn.blocks import modulate, normalize, zero
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
 from mmdiff_pointcloud.coupling import leaves
@@ -249,18 +249,6 @@ class Attention(nn.Module):
 def mlp(width: int, ratio: int) -> nn.Sequential:
     """Two linear layers on each row alone."""
     return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
-
-
-def normalize(x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b w"]:
-    """Mean 0 and variance 1 in each row."""
-    return F.layer_norm(x, x.shape[-1:])
-
-
-def modulate(
-    x: Float[Tensor, "*b w"], shift: Float[Tensor, "*m w"], scale: Float[Tensor, "*m w"]
-) -> Float[Tensor, "*b w"]:
-    """Normalized rows, then scaled and shifted; one modulation for all rows, or one for each."""
-    return torch.addcmul(shift, normalize(x), 1 + scale)
 
 
 def key_mask(token_mask: Bool[Tensor, "b l"] | None, cells: int) -> Bool[Tensor, "b 1 1 keys"] | None:
