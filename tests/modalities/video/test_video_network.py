@@ -5,7 +5,7 @@ from torch import nn
 from mmdiff.nn.blocks import zero
 from mmdiff.nn.unet import UNet
 from mmdiff.types import Context
-from mmdiff_video.network import TimeMixer, VideoUNet, inflate
+from mmdiff_video.network import TimeMixer, VideoUNet, inflate, over_frames
 
 FEATURES = 6
 OPTIONS = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "patch": 2}
@@ -121,7 +121,7 @@ def test_time_convolution_is_a_sum_over_three_frames():
     mixer = TimeMixer(1, FEATURES, 1, None)
     mixer.norm = nn.Identity()
     zero(mixer.modulation)
-    mixer.conv.weight.data = torch.tensor([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
+    mixer.conv.weight.data = torch.tensor([1.0, 10.0, 100.0]).reshape(1, 1, 3, 1, 1)
     x = torch.randn(4, 1, 2, 2)
     h = nn.functional.silu(x)
     expected = x + 10 * h
@@ -134,11 +134,21 @@ def test_time_convolution_carries_to_neighboring_places():
     mixer = TimeMixer(1, FEATURES, 3, None)
     mixer.norm = nn.Identity()
     zero(mixer.modulation)
-    mixer.conv.weight.data[0, 0, 1, 0] = 1.0  # from the frame before, one place to the left
+    mixer.conv.weight.data[0, 0, 0, 1, 0] = 1.0  # from the frame before, one place to the left
     x = torch.zeros(3, 1, 4, 4)
     x[0, 0, 1, 1] = 1
     moved = mix(mixer, x, 3) - x
     assert moved.nonzero().tolist() == [[1, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolution_over_frames_is_that_of_clips(kernel, layout):
+    conv = nn.Conv3d(4, 6, (3, kernel, kernel), padding=(1, kernel // 2, kernel // 2))
+    clips = torch.randn(2, 4, 5, 7, 3)
+    frames = clips.transpose(1, 2).flatten(0, 1).contiguous(memory_format=layout)
+    expected = conv(clips).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(over_frames(conv, frames, 5), expected)
 
 
 def test_what_is_asked_decides_what_a_frame_tells():
