@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -156,6 +157,14 @@ def test_rotation_by_hand():
     angle = torch.tensor([[0.3]])
     expected = torch.tensor([[math.cos(0.3), math.sin(0.3)]])
     torch.testing.assert_close(rotate(torch.tensor([[1.0, 0.0]]), angle), expected)
+
+
+def test_attention_over_several_dimensions_of_batch_is_fused():
+    """PyTorch's kernel that keeps no matrix of weights takes it, and each entry is as alone."""
+    qkv, places = torch.randn(2, 3, 5, 24), torch.arange(5.0)[:, None]
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        seen = attend(qkv, 2, places)
+    torch.testing.assert_close(seen[1, 2], attend(qkv[1, 2], 2, places))
 
 
 def test_attention_with_positions_knows_order():

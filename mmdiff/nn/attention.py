@@ -100,11 +100,13 @@ def attend(
         heads: how many.
         positions: places of the tokens along some axes, told by rotation (see `rotate`).
     """
-    qk, v = rearrange(qkv, "... n (qkv h c) -> qkv ... h n c", qkv=3, h=heads).split([2, 1])
+    flat = qkv.reshape(-1, *qkv.shape[-2:])  # PyTorch's fused kernels take one dimension of batch only
+    qk, v = rearrange(flat, "b n (qkv h c) -> qkv b h n c", qkv=3, h=heads).split([2, 1])
     qk = F.rms_norm(qk, qk.shape[-1:])
     if positions is not None:
         qk = rotate(qk, positions)
-    return rearrange(F.scaled_dot_product_attention(*qk, *v), "... h n c -> ... n (h c)")
+    tokens = rearrange(F.scaled_dot_product_attention(*qk, *v), "b h n c -> b n (h c)")
+    return tokens.reshape(*qkv.shape[:-1], -1)
 
 
 def rotate(x: Float[Tensor, "*b n c"], positions: Float[Tensor, "n axes"]) -> Float[Tensor, "*b n c"]:
