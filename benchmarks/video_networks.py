@@ -1,9 +1,10 @@
 """A training step of our networks beside those of others, at equal forward FLOPs on the same input.
 
 Each network runs in a process of its own: forward, backward, AdamW; the fastest of the timed steps and the peak memory
-beyond the imports count. Ours takes the width, in steps of 4, whose FLOPs are nearest to the other's. The image trunk
-is measured twice, on pixels and on patches of 2 by 2, as every audio configuration has them. Attention is counted
-with the rest: FLOPs are read with the plain kernel, times are taken with the one that PyTorch chooses.
+beyond the imports count. Ours for clips is `network=video/unet_small`, its width, in steps of 8, where the FLOPs are
+nearest to the other's. The image trunk is measured twice, on pixels and on patches of 2 by 2, as every audio
+configuration has them. Attention is counted with the rest: FLOPs are read with the plain kernel, times are taken with
+the one that PyTorch chooses.
 
     python benchmarks/video_networks.py            # the table, for one thread and two
     python benchmarks/video_networks.py NAME 1     # one network, one thread: FLOPs, seconds, MiB
@@ -17,18 +18,21 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.resources import files
 from itertools import count
 from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-CLIP = (4, 3, 8, 32, 32)
+CLIP = (2, 3, 8, 64, 64)
 SPECTROGRAM = (4, 1, 64, 64)
 FEATURES = 128
-STEPS = 6
+STEPS = 5
 
 Build = Callable[[], tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]]
 
@@ -36,16 +40,14 @@ Build = Callable[[], tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]]
 def ours(width: int, patch: int, shape: tuple[int, ...]) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
     from mmdiff.nn.unet import UNet
     from mmdiff.types import Context
-    from mmdiff_video.network import VideoUNet
 
-    options = {"width": width, "multipliers": (1, 2, 4), "blocks": 2, "attention": (2,), "patch": patch}
     count, *size = shape
+    if len(size) == 4:
+        small = OmegaConf.load(files("mmdiff_video") / "conf/network/video/unet_small.yaml")
+        network = instantiate(small, width=width, patch=patch)(size, FEATURES)
+    else:
+        network = UNet(size, FEATURES, width=width, multipliers=(1, 2, 4), blocks=2, attention=(2,), patch=patch)
     vector, noise = torch.randn(count, FEATURES), torch.randn(count)
-    network = (
-        VideoUNet(size, FEATURES, temporal_attention=(1, 2), **options)
-        if len(size) == 4
-        else UNet(size, FEATURES, **options)
-    )
     return network, lambda network, x: network(x, noise[: len(x)], Context(vector=vector[: len(x)]))
 
 
@@ -61,7 +63,7 @@ def unet3d_condition() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]
     from diffusers import UNet3DConditionModel
 
     network = UNet3DConditionModel(
-        sample_size=32,
+        sample_size=64,
         in_channels=3,
         out_channels=3,
         block_out_channels=(32, 64, 128),
@@ -80,7 +82,7 @@ def unet_spatio_temporal() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Ten
     from diffusers import UNetSpatioTemporalConditionModel
 
     network = UNetSpatioTemporalConditionModel(
-        sample_size=32,
+        sample_size=64,
         in_channels=3,
         out_channels=3,
         block_out_channels=(32, 64, 128),
@@ -121,9 +123,9 @@ def unet2d() -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
 
 
 PEERS: dict[str, tuple[str, Build, tuple[int, ...], tuple[int, ...]]] = {
-    "unet3d": ("video-diffusion-pytorch Unet3D", unet3d, CLIP, (1,)),
-    "unet3d_condition": ("diffusers UNet3DConditionModel", unet3d_condition, CLIP, (1,)),
-    "unet_spatio_temporal": ("diffusers UNetSpatioTemporalConditionModel", unet_spatio_temporal, CLIP, (1,)),
+    "unet3d": ("video-diffusion-pytorch Unet3D", unet3d, CLIP, (2,)),
+    "unet3d_condition": ("diffusers UNet3DConditionModel", unet3d_condition, CLIP, (2,)),
+    "unet_spatio_temporal": ("diffusers UNetSpatioTemporalConditionModel", unet_spatio_temporal, CLIP, (2,)),
     "unet2d": ("diffusers UNet2DModel", unet2d, SPECTROGRAM, (1, 2)),
 }
 """Title, network, shape of the input, and the patches of ours."""
@@ -163,11 +165,11 @@ def memory_kib(name: str) -> int:
 
 
 def equal_width(peer: str, patch: int) -> int:
-    """The width, in steps of 4, at which ours has the FLOPs nearest to the peer's."""
+    """The width, in steps of 8, at which ours has the FLOPs nearest to the peer's."""
     _, build, shape, _ = PEERS[peer]
     asked = flops(build, shape)
     found = {}
-    for width in count(16, 4):
+    for width in count(16, 8):
         found[width] = flops(partial(ours, width, patch, shape), shape)
         if found[width] >= asked:
             return min(found, key=lambda width: abs(found[width] - asked))
