@@ -109,7 +109,8 @@ def over_frames(conv: nn.Conv3d, x: Float[Tensor, "n c h w"], length: int) -> Fl
     """
     clips = rearrange(x, "(b t) c h w -> b c t h w", t=length)
     if conv.kernel_size[1:] == (1, 1):
-        mixed = F.conv2d(clips.flatten(3), conv.weight.squeeze(-1), conv.bias, padding=(1, 0)).unflatten(3, clips.shape[3:])
+        mixed = F.conv2d(clips.flatten(3), conv.weight.squeeze(-1), conv.bias, padding=(1, 0))
+        mixed = mixed.unflatten(3, clips.shape[3:])
     else:
         mixed = conv(clips)
     return rearrange(mixed, "b c t h w -> (b t) c h w")
