@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmdiff.checkpoint import Model, build_sampler
 from mmdiff.errors import check_at_least
-from mmdiff.generation import by_name, made_by, make_folder
+from mmdiff.generation import by_name, confined, made_by, make_folder
 from mmdiff.guidance import conditional
 from mmdiff.outputs import Output
 from mmdiff.sampling import Sampler, SeededNoise
@@ -216,14 +216,16 @@ class _Draw:
         x0, known = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
         if known.flatten(1).all(1).any():
             raise ValueError(f"keep={edit.keep} keeps all of what is given; nothing is left to generate.")
+        keeping = partial(confined, modality=modality, media=media, words=edit.keep, kept=known)
         line = keeps_by_levels(self.model.config, known)
         if edit.method == "levels" or (edit.method == "auto" and line is not None):
             sampler = self.sampler if edit.strength == 1 else replace(self.sampler, lag=0)
             if line is None:
-                return self._sampled(x0, edit, sampler, known=known), "levels, untrained"
-            return self._sampled(x0, edit, sampler, known=line), "levels"
+                return self._sampled(x0, edit, sampler, known=known, adapt=keeping), "levels, untrained"
+            return self._sampled(x0, edit, sampler, known=line, adapt=keeping), "levels"
         again = partial(repaint, jump=edit.jump, repeats=edit.repeats)
-        return self._sampled(x0, edit, known=known, resampling=again), "repaint" if line is None else "repaint, asked"
+        how = "repaint" if line is None else "repaint, asked"
+        return self._sampled(x0, edit, known=known, resampling=again, adapt=keeping), how
 
     def restored(self, media: Sequence[Tensor], measured: str, edit: Edit) -> tuple[Tensor, str]:
         modality, inverse = self.model.modality, edit.inverse
@@ -238,7 +240,7 @@ class _Draw:
         operator = operators[0] if all(one is media[0] for one in media) else each
 
         heeding = partial(inverse, operator=operator, y=operator(x0), noise=edit.noise)
-        return self._sampled(None if edit.strength == 1 else x0, edit, measured=heeding), "restored"
+        return self._sampled(None if edit.strength == 1 else x0, edit, adapt=heeding), "restored"
 
     def carried(self, media: Sequence[Tensor], source: Mapping[str, Any], edit: Edit) -> tuple[Tensor, str]:
         state = self._inverted(media, {name: [value] * len(media) for name, value in source.items()}, edit)

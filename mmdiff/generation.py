@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from jaxtyping import Bool
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from tqdm import tqdm
@@ -14,8 +15,10 @@ from tqdm import tqdm
 from mmdiff.autoguidance import check_guidance
 from mmdiff.checkpoint import Model, build_sampler, fingerprint, to_dict
 from mmdiff.errors import DataError, allowed, check_at_least
+from mmdiff.modality import Modality
 from mmdiff.outputs import Alone, Output, Processes
 from mmdiff.sampling import Between, Sampler
+from mmdiff.types import Denoise
 
 ROUND = 0x9E3779B9  # far from all seeds in use, as are its multiples modulo 2^32, beyond which generators do not count
 CHOICES = ("schedule", "solver", "guidance", "steps", "lag")
@@ -126,7 +129,21 @@ def _draw(
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    return modality.decode(draw(given=x0, known=kept).cpu())
+    adapt = partial(confined, modality=modality, media=given, words=known, kept=kept) if known else None
+    return modality.decode(draw(given=x0, known=kept, adapt=adapt).cpu())
+
+
+def confined(
+    denoise: Denoise, *, modality: Modality, media: Sequence[Tensor], words: str, kept: Bool[Tensor, "b *parts"]
+) -> Denoise:
+    """A denoiser whose new elements keep out of the parts of given media that words name (see `Modality.confine`)."""
+
+    def outside(x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = denoise(x, sigma)
+        moved = [modality.confine(*one, words) for one in zip(x0, media, strict=True)]
+        return torch.where(kept.to(x0.device), x0, torch.stack(moved))
+
+    return outside
 
 
 def _go_on(

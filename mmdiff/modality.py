@@ -96,6 +96,18 @@ class Modality(ABC):
         """
         raise ValueError(f"known={word} means nothing to {type(self).__name__}; leave it out to keep all given.")
 
+    def confine(self, x: Float[Tensor, "*d"], media: Tensor, known: str) -> Float[Tensor, "*d"]:
+        """A prediction of an example whose new elements keep out of the parts that are kept, where they can move.
+
+        Points can and are to be moved; samples and pixels have their places, and nothing changes.
+
+        Args:
+            x: prediction in model space.
+            media: of the given example.
+            known: words for the parts of it that are kept.
+        """
+        return x
+
     def operator(self, measured: str, media: Tensor) -> Callable[[Float[Tensor, "b *d"]], Float[Tensor, "b *m"]]:
         """What a damaged file still tells: a differentiable function of model space, whose value for it is reliable.
 

@@ -1,7 +1,7 @@
 """Words for the parts of an example: ranges along named axes, joined by ``and``, ``or`` and ``not``."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import and_, or_
 
@@ -37,8 +37,19 @@ def span(word: str, axes: Mapping[str, Real[Tensor, "..."]], *others: str) -> Ma
     Raises:
         ValueError: for a word that is no range along one of the axes, or one that holds no element.
     """
-    axis, _, ends = word.partition(":")
-    low, colon, high = ends.partition(":")
+    axis, least, most = ends(word, axes, *others)
+    place = axes[axis]
+    inside = (least <= place) & (place < most)
+    if not inside.any():
+        known = place[~place.isnan()]
+        raise ValueError(f"{word!r} holds nothing; {axis} go from {known.min():.4g} to {known.max():.4g}.")
+    return inside
+
+
+def ends(word: str, axes: Iterable[str], *others: str) -> tuple[str, float, float]:
+    """Axis, least and most of ``AXIS:FROM:TO``; infinite where nothing is said. See `span`."""
+    axis, _, rest = word.partition(":")
+    low, colon, high = rest.partition(":")
     try:
         least, most = float(low or "-inf"), float(high or "inf")
     except ValueError:
@@ -46,9 +57,4 @@ def span(word: str, axes: Mapping[str, Real[Tensor, "..."]], *others: str) -> Ma
     if axis not in axes or not colon:
         words = ", ".join([*others, *(f"{name}:FROM:TO" for name in axes)])
         raise ValueError(f"{word!r} names no part; parts are {words}, joined by and, or, not.")
-    place = axes[axis]
-    inside = (least <= place) & (place < most)
-    if not inside.any():
-        known = place[~place.isnan()]
-        raise ValueError(f"{word!r} holds nothing; {axis} go from {known.min():.4g} to {known.max():.4g}.")
-    return inside
+    return axis, least, most

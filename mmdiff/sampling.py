@@ -167,7 +167,7 @@ class Sampler:
         time: int | None = None,
         strength: float = 1.0,
         resampling: Callable[..., Iterator[Step]] | None = None,
-        measured: Callable[[Denoise], Denoise] | None = None,
+        adapt: Callable[[Denoise], Denoise] | None = None,
     ) -> Float[Tensor, "b *d"]:
         """Samples of ``shape`` in model space, one per seed.
 
@@ -185,7 +185,7 @@ class Sampler:
                 Meng et al. 2022. At 1 nothing stays of parts that are not kept.
             resampling: in place of the solver and of levels per part, for models trained without these: keeps the
                 known parts at one level for all (see `mmdiff.solvers.repaint`).
-            measured: makes the denoiser heed a measurement (see `mmdiff.inverse`).
+            adapt: makes another denoiser of the guided one, which heeds a measurement (see `mmdiff.inverse`) or bounds.
 
         Raises:
             ValueError: if moments are to lag in samples that have none, or at one level for all.
@@ -212,7 +212,7 @@ class Sampler:
             sigmas = torch.cat([sigmas[:1], sigmas[1:][moves]])
         denoise = self.bind(denoiser, cond, len(seeds), against)
         return sample(
-            measured(denoise) if measured else denoise,
+            adapt(denoise) if adapt else denoise,
             (len(seeds), *shape),
             sigmas,
             solver,

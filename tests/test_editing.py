@@ -28,6 +28,13 @@ class Places(Numbers):
         return span(word, {"place": torch.arange(self.size)[None]})
 
 
+class Movable(Places):
+    """Numbers of which new ones must not be negative."""
+
+    def confine(self, x, media, known):
+        return x.abs()
+
+
 class Gaussian(nn.Module):
     """The network of EDM(1) for data N(m, 1), with m the number that the context says, 0 if it says nothing."""
 
@@ -80,6 +87,17 @@ def test_kept_parts_come_out_bitwise(model, levels, strength):
     rest = got[:, :, [0, 4, 5]]
     assert torch.pdist(rest[:, 0]).min() > 1e-3
     assert not torch.isclose(rest, GIVEN[:, [0, 4, 5]]).any()
+
+
+@pytest.mark.parametrize("levels", [None, LEVELS])
+def test_new_elements_are_confined_and_kept_ones_are_not(model, levels):
+    given = torch.tensor([[1.0, -2.0, 3.0, -4.0, 5.0, 6.0]])
+    keep = Edit(keep="place:1:4")
+    free, _ = made(trained_with(model, levels), keep, count=8, given=[given])
+    assert (free[:, :, [0, 4, 5]] < 0).any()
+    confined, _ = made(trained_with(model._replace(modality=Movable(6)), levels), keep, count=8, given=[given])
+    assert torch.equal(confined[:, :, 1:4], given[:, 1:4].expand(8, 1, 3))
+    assert (confined[:, :, [0, 4, 5]] >= 0).all()
 
 
 def test_the_method_follows_the_training_and_can_be_chosen(model):

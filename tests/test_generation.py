@@ -85,6 +85,18 @@ def test_known_parts_alone_are_kept(model):
     assert not torch.isclose(made[..., [0, 1, 3]], given[0][:, [0, 1, 3]]).any()
 
 
+def test_new_elements_keep_out_of_named_parts(model):
+    class Movable(Running):
+        def confine(self, x, media, known):
+            return x.abs()
+
+    given = [torch.tensor([[-1.0, 2.0, -3.0, 4.0]])]
+    made = drawn(model._replace(modality=Movable(4)), given=given, known="2")
+    assert (made[..., 2] == -3).all()
+    assert (made[..., [0, 1, 3]] >= 0).all()
+    assert (drawn(model, given=given, known="2")[..., [0, 1, 3]] < 0).any()
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_going_on_keeps_what_was_there(model, times):
     clip = drawn(model)

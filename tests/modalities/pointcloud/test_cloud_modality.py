@@ -138,6 +138,41 @@ def test_boxes(clouds, fitted):
     assert not part[0, 200:].any()
 
 
+def test_new_points_keep_out_of_what_is_kept(clouds, fitted):
+    """Mirrored at the nearest face that leads outside, by hand; points outside stay bitwise."""
+    media = torch.tensor([[-0.5, 0.2, 0.1], [0.3, 0.1, 0.0], [-0.1, -0.4, 0.2], [0.5, 0.6, 0.7]])
+    cloud = PointCloud(points=4, normalize="none", center=[0.1, 0.0, 0.0], scale=0.5)
+
+    def confined(known):
+        return cloud.decode(cloud.confine(cloud.encode(media), media, known))
+
+    def moved(**places):
+        there = media.clone()
+        for name, (axis, coordinate) in places.items():
+            there[int(name[1:]), axis] = coordinate
+        return there
+
+    torch.testing.assert_close(confined("x::0"), moved(p0=(0, 0.5), p2=(0, 0.1)))
+    torch.testing.assert_close(confined("not x::0"), moved(p1=(0, -0.3), p3=(0, -0.5)))
+    torch.testing.assert_close(confined("x::0 and y:0:"), moved(p0=(1, -0.2)))
+    torch.testing.assert_close(confined("x:-0.6: and x::-0.2"), moved(p0=(0, -0.7)))
+    torch.testing.assert_close(confined("x::0 or y:0.5:"), moved(p0=(0, 0.5), p2=(0, 0.1), p3=(1, 0.4)))
+    torch.testing.assert_close(confined("2"), media)
+    x = fitted.encode(clouds[0])
+    outside = clouds[0][:, 1] >= 0.2
+    assert torch.equal(fitted.confine(x, clouds[0], "y::0.2")[:, outside], x[:, outside])
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_new_points_keep_out_of_a_half(half, clouds, fitted):
+    x, kept = fitted.place(clouds[0], half)
+    media = fitted.decode(x)
+    axis, sign = HALVES[half]
+    new = fitted.confine(torch.randn(3, 512), media, half)
+    assert (sign * new[axis] >= (sign * x[axis, kept[0]]).max() - 1e-4).all()
+    torch.testing.assert_close(fitted.confine(x, media, half)[:, ~kept[0]], x[:, ~kept[0]])
+
+
 def test_a_surface_and_a_turntable_beside_the_cloud(clouds, tmp_path):
     shape = PointCloud(points=512, normalize="none", mesh=True, turntable=True)
     shape.write(clouds[0], tmp_path / "thing.ply")
