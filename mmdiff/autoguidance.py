@@ -16,7 +16,7 @@ class Autoguidance:
     """`mmdiff.guidance.autoguidance` by the model of a checkpoint, which hears of the conditions that it knows.
 
     Args:
-        weak: a checkpoint or an exported folder with a smaller or less trained model of the same modality.
+        weak: a checkpoint, a run's folder or an exported one with a smaller or less trained model of the same modality.
         scale: 1 is no guidance.
 
     Raises:

@@ -50,13 +50,12 @@ def build_sampler(config: DictConfig) -> Sampler:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Model:
-    """Load a training checkpoint (.ckpt, its averaged weights) or an exported folder, ready to sample.
+    """Load a training checkpoint (.ckpt, its averaged weights), the last of a run's folder, or an export.
 
     Raises:
         DataError: if the file is missing, incomplete, not a checkpoint of mmdiff, or carries a pickle payload.
     """
-    path = Path(path)
-    config, state = _read_export(path) if path.is_dir() else _read_checkpoint(path)
+    config, state = _read(Path(path))
     modality = instantiate(config.modality)
     denoiser = build_denoiser(config, modality)
     try:
@@ -67,9 +66,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Model:
 
 
 def read_config(path: str | Path) -> DictConfig:
-    """The configuration that a training checkpoint or an exported folder describes itself with."""
-    path = Path(path)
-    return (_read_export(path) if path.is_dir() else _read_checkpoint(path))[0]
+    """The configuration that a checkpoint describes itself with (see `load`)."""
+    return _read(Path(path))[0]
 
 
 def check_same_model(
@@ -117,10 +115,19 @@ def to_yaml(config: DictConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
+def _read(path: Path) -> tuple[DictConfig, dict[str, Tensor]]:
+    last = path / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return _read_checkpoint(last)
+    return _read_export(path) if path.is_dir() else _read_checkpoint(path)
+
+
 def _read_export(folder: Path) -> tuple[DictConfig, dict[str, Tensor]]:
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
-            raise DataError(folder, f"holds no {name}; an export has {WEIGHTS} and {CONFIG}")
+            raise DataError(
+                folder, f"holds no {name}; an export has {WEIGHTS} and {CONFIG}, a run checkpoints/last.ckpt"
+            )
     try:
         config, state = OmegaConf.load(folder / CONFIG), load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -154,7 +161,7 @@ def load_dict(path: Path) -> dict[str, Any]:
         DataError: if the file is missing, incomplete or carries a pickle payload.
     """
     if not path.is_file():
-        raise DataError(path, "does not exist; checkpoint must name a .ckpt file or an exported folder")
+        raise DataError(path, "does not exist; checkpoint must name a .ckpt file, a run's folder or an exported one")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from mmdiff import DataError
 from mmdiff.callbacks import EMA
-from mmdiff.checkpoint import check_same_model, export, load, load_dict, read_config
+from mmdiff.checkpoint import check_same_model, export, fingerprint, load, load_dict, read_config
 
 
 class Payload:
@@ -86,6 +87,16 @@ def test_what_is_no_checkpoint(checkpoint, tmp_path):
         load(tmp_path / "misfit.ckpt")
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "nowhere.ckpt")
+
+
+def test_the_folder_of_a_run_stands_for_its_last_checkpoint(checkpoint, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("a run has one, too")
+    with pytest.raises(DataError, match=r"holds no model\.safetensors; .* a run checkpoints/last\.ckpt"):
+        load(tmp_path / "run")
+    shutil.copy(checkpoint, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert fingerprint(load(tmp_path / "run")) == fingerprint(load(checkpoint))
+    assert read_config(tmp_path / "run") == read_config(checkpoint)
 
 
 def test_export_and_back(checkpoint, tmp_path):
