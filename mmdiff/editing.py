@@ -34,6 +34,7 @@ SAYS = {
     "repaint, asked": "kept parts are held by resampling (RePaint), as asked",
     "varied": "files are noised part of the way and drawn again",
     "restored": "files are drawn so that they agree with what was measured",
+    "denoised": "files are taken for states of the model at the level of their noise, and drawn from there",
     "carried over": "files are inverted under their conditions and drawn under others",
     "blended": "files are inverted and their noise is blended",
 }
@@ -231,8 +232,10 @@ class _Draw:
         modality, inverse = self.model.modality, edit.inverse
         assert inverse is not None
         device = next(self.model.denoiser.parameters()).device
-        operators = [modality.operator(measured, one) for one in media]
         x0 = torch.stack([modality.encode(one) for one in media]).to(device)
+        if measured == "all" and edit.noise and all(modality.mask(one) is None for one in media):
+            return self._from(x0, self._sigmas_below(edit.noise)), "denoised"
+        operators = [modality.operator(measured, one) for one in media]
 
         def each(x: Tensor) -> Tensor:
             return torch.cat([one(x[i : i + 1]) for i, one in enumerate(operators)])
@@ -244,11 +247,11 @@ class _Draw:
 
     def carried(self, media: Sequence[Tensor], source: Mapping[str, Any], edit: Edit) -> tuple[Tensor, str]:
         state = self._inverted(media, {name: [value] * len(media) for name, value in source.items()}, edit)
-        return self._from(state, edit), "carried over"
+        return self._from(state, self._sigmas(edit)), "carried over"
 
     def between(self, media: Sequence[Tensor], last: Tensor, share: Tensor, edit: Edit) -> tuple[Tensor, str]:
         here, there = (self._inverted(ones, self.cond, edit) for ones in (media, [last] * len(media)))
-        return self._from(spherical(here, there, share), edit), "blended"
+        return self._from(spherical(here, there, share), self._sigmas(edit)), "blended"
 
     def _inverted(self, media: Sequence[Tensor], cond: Mapping[str, Sequence[Any]], edit: Edit) -> Tensor:
         denoiser, modality = self.model.denoiser, self.model.modality
@@ -256,13 +259,24 @@ class _Draw:
         x0 = torch.stack([modality.encode(one) for one in media]).to(next(denoiser.parameters()).device)
         return invert(denoise, x0, self._sigmas(edit))
 
-    def _from(self, state: Tensor, edit: Edit) -> Tensor:
+    def _from(self, state: Tensor, sigmas: Tensor) -> Tensor:
         denoise = self.sampler.bind(self.model.denoiser, self.cond, len(state))
-        *_, last = self.sampler.solver(denoise, state, self._sigmas(edit), SeededNoise(self.seeds))
+        *_, last = self.sampler.solver(denoise, state, sigmas, SeededNoise(self.seeds))
         return last.x
 
     def _sigmas(self, edit: Edit) -> Tensor:
         return self.sampler.schedule.grid(self.sampler.steps, edit.strength)
+
+    def _sigmas_below(self, noise: float) -> Tensor:
+        """The schedule from a level on, in as many steps as a whole sample takes."""
+        schedule = self.sampler.schedule
+        times = torch.linspace(0, 1, 10_001, dtype=torch.float64)
+        above = (schedule.quantile(times) >= noise).nonzero()
+        if not len(above):
+            most = schedule.quantile(times[-1:]).item()
+            raise ValueError(f"noise={noise:g} lies above the highest level of the schedule, {most:.4g}.")
+        sigmas = schedule.grid(self.sampler.steps, max(times[above[0, 0]].item(), 1e-4))
+        return torch.cat([sigmas.new_tensor([noise]), sigmas[1:][sigmas[1:] < noise]])
 
     def _sampled(self, x0: Tensor | None, edit: Edit, sampler: Sampler | None = None, **options: Any) -> Tensor:
         modality, sampler = self.model.modality, sampler or replace(self.sampler, lag=0)

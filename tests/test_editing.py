@@ -192,6 +192,28 @@ def test_a_measurement_is_heeded(model):
     torch.testing.assert_close(everything, GIVEN.expand(3, 1, 6), rtol=0.01, atol=0.01)
 
 
+@pytest.mark.parametrize("noise", [0.01, 0.5, 1.0])
+def test_noise_all_over_is_taken_away_from_its_level_on(model, noise):
+    """For data N(0, 1) the flow leads from y to y / sqrt(1 + noise^2), fresh noise to the posterior."""
+    edit = Edit(measured="all", noise=noise, inverse=pigdm)
+    got, how = made(model, edit)
+    assert how == "denoised"
+    torch.testing.assert_close(got, (GIVEN / math.sqrt(1 + noise**2)).expand(3, 1, 6), rtol=1e-3, atol=1e-3)
+    model.config.solver = {"_target_": "mmdiff.solvers.ancestral", "_partial_": True}
+    model.config.steps = 200
+    got, _ = made(model, edit, count=400)
+    variance = noise**2 / (1 + noise**2)
+    torch.testing.assert_close(got.mean(0), GIVEN / (1 + noise**2), rtol=0, atol=5 * (variance / 400) ** 0.5 + 1e-3)
+    assert got.var(0).mean().item() == pytest.approx(variance, rel=0.1)
+
+
+def test_noise_below_and_above_the_schedule(model):
+    got, _ = made(model, Edit(measured="all", noise=0.001, inverse=pigdm))
+    torch.testing.assert_close(got, GIVEN.expand(3, 1, 6), rtol=0, atol=0.001)
+    with pytest.raises(ValueError, match=r"noise=100 lies above the highest level of the schedule, 80\."):
+        made(model, Edit(measured="all", noise=100.0, inverse=pigdm))
+
+
 def test_files_and_their_record(model, tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_text("\n".join(map(str, GIVEN[0].tolist())))
