@@ -125,7 +125,14 @@ def spherical(
 
 @torch.no_grad()
 def edited(
-    model: Model, conds: Sequence[Mapping[str, Any]], given: Sequence[Tensor], edit: Edit, *, seed: int, batch_size: int
+    model: Model,
+    conds: Sequence[Mapping[str, Any]],
+    given: Sequence[Tensor],
+    edit: Edit,
+    *,
+    seed: int,
+    batch_size: int,
+    against: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[tuple[Tensor, str]]:
     """Batches in model space, a sample for each of ``conds``, and how it was made; sample i has seed ``seed + i``."""
     check_at_least(1, count=len(conds), batch_size=batch_size)
@@ -138,7 +145,8 @@ def edited(
             part = conds[start : start + batch_size]
             numbers = range(start, start + len(part))
             media = [given[i % len(given)] for i in numbers]
-            draw = _Draw(model, sampler, by_name(part), [seed + i for i in numbers])
+            told = by_name(part), by_name(against[start : start + batch_size])
+            draw = _Draw(model, sampler, *told, [seed + i for i in numbers])
             if edit.toward is not None:
                 x, how = draw.between(media, edit.toward, torch.tensor([i / (len(conds) - 1) for i in numbers]), edit)
             elif edit.source is not None:
@@ -155,33 +163,37 @@ def edit_files(
     model: Model,
     conds: Sequence[Mapping[str, Any]],
     paths: Sequence[Path],
+    given: Sequence[Tensor],
     edit: Edit,
     folder: str | Path,
     *,
     seed: int,
     batch_size: int,
     record: Mapping[str, Any],
+    against: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Write one file per entry of ``conds``, ``samples.jsonl`` and ``preview.png``; returns what was done, in words.
 
     Args:
         model: what samples.
         conds: condition values of each sample.
-        paths: the files, used in turn.
+        paths: of the files, used in turn.
+        given: what they hold.
         edit: what is to become of them.
         folder: for the new ones.
         seed: of the first sample; sample i has ``seed + i``.
         batch_size: samples at a time.
         record: what ``samples.jsonl`` is to say of the edit.
+        against: conditions of each sample that guidance moves away from.
 
     Raises:
         ValueError: for a part, a measurement or a condition that the model does not know.
-        DataError: if a file cannot be read or the folder not be written.
+        DataError: if the folder cannot be written.
     """
-    given = [model.modality.read(path) for path in paths]
     asked = {**record, **made_by(model)}
     entries = [
         {"file": f"{i:05d}{model.modality.suffix}", "seed": seed + i, "cond": dict(cond)}
+        | ({"against": dict(against[i])} if against else {})
         | {"given": str(paths[i % len(paths)]), **asked}
         for i, cond in enumerate(conds)
     ]
@@ -190,7 +202,7 @@ def edit_files(
     resampled = {"solver": {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}, "lag": 0}
     ways = set()
     index = 0
-    for x, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size):
+    for x, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size, against=against):
         ways.add(how)
         for item in model.modality.decode(x):
             found = {"edit": how, **(resampled if how.startswith("repaint") else {})}
@@ -207,6 +219,7 @@ class _Draw:
     model: Model
     sampler: Sampler
     cond: Mapping[str, Sequence[Any]]
+    against: Mapping[str, Sequence[Any]]
     seeds: Sequence[int]
 
     def kept(self, media: Sequence[Tensor], edit: Edit) -> tuple[Tensor, str]:
@@ -260,7 +273,7 @@ class _Draw:
         return invert(denoise, x0, self._sigmas(edit))
 
     def _from(self, state: Tensor, sigmas: Tensor) -> Tensor:
-        denoise = self.sampler.bind(self.model.denoiser, self.cond, len(state))
+        denoise = self.sampler.bind(self.model.denoiser, self.cond, len(state), self.against)
         *_, last = self.sampler.solver(denoise, state, sigmas, SeededNoise(self.seeds))
         return last.x
 
@@ -285,6 +298,7 @@ class _Draw:
             modality.shape,
             self.cond,
             self.seeds,
+            against=self.against,
             given=x0,
             time=modality.time,
             strength=edit.strength,

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from mmdiff.checkpoint import Model
 from mmdiff.conditioning import Conditioner
 from mmdiff.errors import DataError
 from mmdiff.text import TextEmbedder
@@ -61,8 +62,31 @@ def read_prompts(given: Any, key: str) -> list[dict[str, Any]]:
     return rows
 
 
+def told(
+    model: Model,
+    conds: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Mapping[str, Any]],
+    negatives: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What `ask` gives for a model; nothing to move away from if nothing is said.
+
+    Raises:
+        ValueError: if the model has no condition that is a text, or its guidance no use for a negative prompt.
+    """
+    if not any(text is not None for row in (*prompts, *negatives) for text in row.values()):
+        return [dict(cond) for cond in conds], []
+    asked, against = ask(conds, prompts, negatives, text_condition(model.denoiser.conditioner))
+    if not any(against):
+        return asked, []
+    check_negative(model.config.guidance)
+    return asked, against
+
+
 def ask(
-    conds: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, Any]], negatives: Sequence[Any], name: str
+    conds: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Mapping[str, Any]],
+    negatives: Sequence[Mapping[str, Any]],
+    name: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Conditions of each sample, and those that guidance moves away from.
 

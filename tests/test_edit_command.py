@@ -63,6 +63,13 @@ def test_files_in_turn_and_values_of_the_modality(checkpoint, sounds, command, t
     assert [line["given"] for line in lines(tmp_path / "edited")] == [str(sounds[i]) for i in (0, 1, 0)]
 
 
+def test_what_is_kept_tells_its_class(checkpoint, sounds, command, tmp_path):
+    options = ["keep=seconds::0.1", "infer=timbre", "steps=1", "repeats=1"]
+    ran = command("edit", f"checkpoint={checkpoint}", f"given={sounds[0]}", *options, folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    assert lines(tmp_path / "edited")[0]["cond"]["timbre"] in ("flute", "organ", "pluck", "reed")
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -71,6 +78,11 @@ def test_files_in_turn_and_values_of_the_modality(checkpoint, sounds, command, t
         ([], "nothing is asked for: give keep=, strength= below 1, toward=, source= or measured=."),
         (["strength=2"], "strength must lie above 0 and be at most 1, got 2"),
         (["keep=seconds::0.1", "toward=x.wav"], "x.wav: "),
+        (
+            ["strength=0.5", "prompt=a low note"],
+            "prompt and negative need a model with one condition that is a text; its ",
+        ),
+        (["keep=seconds::0.1", "infer=pitch"], "infer=pitch: the conditions of this model with classes are timbre."),
         (["inverse=magic"], "inverse=magic does not exist; inverse takes dps, mmps, pigdm"),
         (["measured=all", "given=missing.wav"], "missing.wav: "),
     ],

@@ -219,7 +219,7 @@ def test_files_and_their_record(model, tmp_path):
     path.write_text("\n".join(map(str, GIVEN[0].tolist())))
     edit = Edit(keep="place:1:4", repeats=2)
     said = edit_files(
-        model, [{}] * 3, [path], edit, tmp_path / "out", seed=5, batch_size=2, record={"keep": "place:1:4"}
+        model, [{}] * 3, [path], [GIVEN], edit, tmp_path / "out", seed=5, batch_size=2, record={"keep": "place:1:4"}
     )
     assert "resampling (RePaint)" in said
     lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]

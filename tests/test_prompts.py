@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mmdiff import DataError
-from mmdiff.cli.sample import in_words
+from mmdiff.cli.app import in_words
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.prompts import ask, check_negative, read_prompts, text_condition
 from mmdiff.text import ByteEmbedder
@@ -40,7 +40,15 @@ def test_any_text_can_be_typed(text):
 
 
 def test_other_arguments_are_left_alone():
-    for argument in ("count=4", "cond={pitch: 60}", "prompt=null", "prompt=", "prompt='already, quoted'", "-m"):
+    for argument in (
+        "count=4",
+        "cond={pitch: 60}",
+        "prompt=null",
+        "prompt=",
+        "prompt='already, quoted'",
+        "source={pitch:60}",
+        "-m",
+    ):
         assert in_words(argument) == argument
     assert read("prompt='already, quoted'") == [{"prompt": "already, quoted"}]
     assert read("prompt=") == [{"prompt": ""}]
@@ -141,6 +149,28 @@ def test_the_command(told, command, tmp_path):
     record("unasked", "count=1")
     files = [(tmp_path / name / "00000.wav").read_bytes() for name in ("nothing", "unasked")]
     assert files[0] == files[1]
+
+
+EDITS = {
+    "varied": (["strength=0.5", "prompt=a flute, C4", "negative=noisy"], {"text": "a flute, C4"}),
+    "carried over": (["source=a flute, C4", "prompt=an organ, C4"], {"text": "an organ, C4"}),
+    "repaint": (["keep=seconds::0.1", "repeats=2", "prompt=[a flute, a reed]"], {"text": "a flute"}),
+}
+
+
+@pytest.mark.parametrize("how", EDITS)
+def test_edits_in_words(how, told, command, tmp_path):
+    options, cond = EDITS[how]
+    ran = command("sample", f"checkpoint={told}", "count=1", "steps=1", folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    base = ["edit", f"checkpoint={told}", "given=samples/00000.wav", "steps=2", "guidance.scale=3"]
+    ran = command(*base, *options, folder=tmp_path)
+    assert (ran.status, ran.err) == (0, "")
+    rows = [json.loads(line) for line in (tmp_path / "edited" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == (2 if how == "repaint" else 1)
+    assert (rows[0]["edit"], rows[0]["cond"]) == (how, cond)
+    assert rows[0].get("against") == ({"text": "noisy"} if how == "varied" else None)
+    assert rows[0].get("source") == ({"text": "a flute, C4"} if how == "carried over" else None)
 
 
 @pytest.mark.parametrize(

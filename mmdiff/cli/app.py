@@ -20,6 +20,8 @@ from mmdiff.errors import DataError, allowed
 
 MISTAKES = (DataError, HydraException, OmegaConfBaseException, OSError, ValueError)
 FULL = "HYDRA_FULL_ERROR"
+WORDS = ("prompt", "negative", "source")
+"""Options that are texts; ``source`` may be a mapping, too."""
 
 
 def run(command: str, job: Callable[[DictConfig], None], config_name: str | None = None) -> None:
@@ -95,7 +97,17 @@ def from_checkpoint(command: str, arguments: Sequence[str]) -> list[str]:
         own = first in {*options, *groups, "hydra"} or not (equals and first.isidentifier())
         return argument if own else f"++modality.{argument}"
 
-    return [completed(argument) for argument in arguments]
+    return [completed(in_words(argument)) for argument in arguments]
+
+
+def in_words(argument: str) -> str:
+    """A prompt quoted for Hydra, which would stumble over its commas and colons; as it is if quoted already."""
+    key, equals, text = argument.partition("=")
+    quoted = len(text) > 1 and text[0] == text[-1] in "'\""
+    if key not in WORDS or not equals or text in ("", "null") or quoted or (key == "source" and text[0] == "{"):
+        return argument
+    escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text.replace("${", "\\${"))
+    return f"{key}='{escaped}'"
 
 
 def explain(error: BaseException) -> str:

@@ -1,14 +1,10 @@
 """``mmdiff sample``: files, a picture and a record of what was asked."""
 
-import re
 import sys
-from typing import Any
 
 from omegaconf import DictConfig
 
 from mmdiff.cli.app import from_checkpoint, run
-
-WORDS = ("prompt", "negative")
 
 
 def sample(config: DictConfig) -> None:
@@ -25,16 +21,10 @@ def sample(config: DictConfig) -> None:
 
     quiet()
     asked = to_dict(config)
-    rows, negatives = (prompts.read_prompts(asked[word], word) for word in WORDS)
+    rows, negatives = (prompts.read_prompts(asked[word], word) for word in ("prompt", "negative"))
     count = (len(rows) if len(rows) > 1 else prompts.COUNT) if config.count is None else config.count
     model = override(load(config.checkpoint), config)
-    conds = spread(asked["cond"] or {}, count)
-    against: list[dict[str, Any]] = []
-    if any(asked[word] is not None for word in WORDS):
-        name = prompts.text_condition(model.denoiser.conditioner)
-        conds, against = prompts.ask(conds, rows, negatives, name)
-    if any(against):
-        prompts.check_negative(model.config.guidance)
+    conds, against = prompts.told(model, spread(asked["cond"] or {}, count), rows, negatives)
     paths = [Path(path) for path in ([config.given] if isinstance(config.given, str) else config.given or [])]
     given = [model.modality.read(path) for path in paths]
     trainer = config.get("trainer")
@@ -48,7 +38,7 @@ def sample(config: DictConfig) -> None:
         config.output,
         seed=config.seed,
         batch_size=config.batch_size,
-        against=against if any(against) else (),
+        against=against,
         toward=config.toward,
         given=given,
         paths=paths,
@@ -60,15 +50,6 @@ def sample(config: DictConfig) -> None:
     deque(written, maxlen=0)
 
 
-def in_words(argument: str) -> str:
-    """A prompt quoted for Hydra, which would stumble over its commas and colons; as it is if quoted already."""
-    key, equals, text = argument.partition("=")
-    if key not in WORDS or not equals or text in ("", "null") or (len(text) > 1 and text[0] == text[-1] in "'\""):
-        return argument
-    escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), text.replace("${", "\\${"))
-    return f"{key}='{escaped}'"
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = from_checkpoint("sample", [in_words(argument) for argument in sys.argv[1:]])
+    sys.argv[1:] = from_checkpoint("sample", sys.argv[1:])
     run("sample", sample)
