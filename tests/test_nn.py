@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmdiff.nn.attention import SelfAttention
-from mmdiff.nn.blocks import ResBlock, depth_to_space, norm, space_to_depth
+from mmdiff.nn.blocks import CONV, Pointwise, ResBlock, depth_to_space, norm, space_to_depth
 from mmdiff.nn.embed import FourierFeatures
 from mmdiff.nn.unet import UNet
 from mmdiff.types import Context
@@ -194,6 +194,14 @@ def test_depth_to_space_undoes_space_to_depth(size, patch, batch):
     # One column of channels holds one patch and nothing else.
     corner = x[(..., *[slice(patch)] * len(size))]
     assert torch.equal(deep[(..., *[0] * len(size))], corner.flatten(1))
+
+
+@pytest.mark.parametrize("size", [(5,), (1, 4), (3, 2, 2)])
+def test_a_pointwise_map_is_a_convolution_of_one_place(size):
+    pointwise, x = Pointwise(3, 4), torch.randn(2, 3, *size)
+    conv = CONV[len(size)](3, 4, 1)
+    conv.load_state_dict({"weight": pointwise.weight.reshape(conv.weight.shape), "bias": pointwise.bias})
+    torch.testing.assert_close(pointwise(x), conv(x))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 8, 12, 24, 64, 100, 512])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdiff.nn.attention import CrossAttention, SelfAttention, check_read, tokens_of, with_dense
-from mmdiff.nn.blocks import Downsample, ResBlock, Upsample, conv, depth_to_space, norm, space_to_depth, zero
+from mmdiff.nn.blocks import Downsample, Pointwise, ResBlock, Upsample, conv, depth_to_space, norm, space_to_depth, zero
 from mmdiff.nn.embed import FourierFeatures, PlaceEmbedding
 from mmdiff.types import Context
 
@@ -71,10 +71,10 @@ class UNet(nn.Module):
         self.multiple = patch * 2 ** (self.levels - 1)
         embedding = max(4 * width, features)
         self.fourier = FourierFeatures(embedding)
-        self.noise = conv(dims, embedding, embedding, kernel=1)
+        self.noise = Pointwise(embedding, embedding)
         self.context = nn.Linear(features, embedding)
         self.places = nn.ModuleDict({str(axis): PlaceEmbedding(embedding) for axis in absolute})
-        self.mix = conv(dims, embedding, embedding, kernel=1)
+        self.mix = Pointwise(embedding, embedding)
 
         widths = [width * m for m in multipliers]
         last, attention_levels = len(widths) - 1, list(attention)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmdiff.nn.attention import attend, heads
-from mmdiff.nn.blocks import norm, zero
+from mmdiff.nn.blocks import Pointwise, norm, zero
 from mmdiff.nn.unet import UNet
 from mmdiff.types import Context
 
@@ -86,7 +86,7 @@ class TimeMixer(nn.Module):
     def __init__(self, channels: int, features: int, kernel: int, attention: str | None):
         super().__init__()
         self.norm = nn.GroupNorm(norm(channels).num_groups, channels, affine=False)
-        self.modulation = nn.Conv2d(features, 2 * channels, 1)
+        self.modulation = Pointwise(features, 2 * channels)
         self.conv = zero(nn.Conv3d(channels, channels, (3, kernel, kernel), padding=(1, kernel // 2, kernel // 2)))
         self.attention = attention and TimeAttention(channels, features, everywhere=attention == "clip")
 
@@ -133,7 +133,7 @@ class TimeAttention(nn.Module):
         self.everywhere = everywhere
         self.heads = heads(channels, head)
         self.norm = nn.GroupNorm(norm(channels).num_groups, channels, affine=False)
-        self.modulation = nn.Conv2d(features, 2 * channels, 1)
+        self.modulation = Pointwise(features, 2 * channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero(nn.Linear(channels, channels))
 
