@@ -75,3 +75,4 @@ bench-scale: $(READY) ## kill trainings and resume them, two processes beside ba
 	$(BIN)/python benchmarks/kills.py 20 2
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/buckets.py
+	$(BIN)/python benchmarks/threads.py

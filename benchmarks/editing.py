@@ -91,14 +91,14 @@ def inverse(model: Model, media: list[Tensor], method: str) -> None:
         seen = x0 + noise * torch.randn(x0.shape, generator=generator)
         given = [model.modality.decode(x) for x in seen] if noise else media
         heed = {"dps": dps, "pigdm": pigdm, "mmps": mmps}[method]
-        got, _ = run(model, given, Edit(measured=measured, noise=noise or 0.02, inverse=heed))
+        got, how = run(model, given, Edit(measured=measured, noise=noise or 0.02, inverse=heed))
         masks = torch.stack([model.modality.operator(measured, one)(torch.ones_like(x0[:1]))[0] for one in media])
         plain = naive(seen, masks)
         ours, theirs = (error(one, x0, masks) for one in (got, plain))
         wins = (ours < theirs).float().mean()
         print(
-            f"| {kind} | `{measured}` | {noise:g} | {method} | {ours.mean():.3f} | {theirs.mean():.3f} "
-            f"| {1 - ours.mean() / theirs.mean():.0%} | {wins:.0%} | {len(media)} | {time.monotonic() - start:.0f} |",
+            f"| {kind} | `{measured}` | {noise:g} | {method if how == 'restored' else how} "
+            f"| {ours.mean():.3f} | {theirs.mean():.3f} | {1 - ours.mean() / theirs.mean():.0%} | {wins:.0%} | {len(media)} | {time.monotonic() - start:.0f} |",
             flush=True,
         )
 

@@ -46,6 +46,21 @@ def test_help_is_instant_and_imports_nothing_heavy(program, environment):
     assert not {"torch", "lightning", "hydra", "numpy", "matplotlib"} & set(done.stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, cli.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_go_to_sleep_unless_the_user_says_otherwise(given, spins, monkeypatch, capsys):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, given.get(name, ""))
+        if name not in given:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["mmdiff", "--version"])
+    cli.main()
+    assert capsys.readouterr().out.startswith("mmdiff ")
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
 def test_unknown_command(command, tmp_path):
     ran = command("trian", folder=tmp_path)
     assert ran.status == 2

@@ -36,12 +36,21 @@ Shell completion (bash): eval "$(mmdiff -sc install=bash)"
 )
 
 
+SPINS = "30000"
+"""Turns for which a thread of GNU OpenMP waits for the others before it sleeps, see `benchmarks/threads.py`.
+
+Left alone it hardly ever sleeps, and a training whose cores have anything else to do takes several times as long.
+"""
+
+
 def main() -> None:
     """Dispatch to ``mmdiff.cli.COMMAND`` so that the process looks like ``python -m mmdiff.cli.COMMAND ...``.
 
     Lightning's launcher starts further processes from ``sys.argv``, and Hydra reads it: both must see a module that
     can be run as it stands with nothing but overrides behind it.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     if sys.argv[1:2] == ["-sc"] and not _complete_command():
         return
     arguments = sys.argv[1:]
