@@ -98,7 +98,8 @@ def inverse(model: Model, media: list[Tensor], method: str) -> None:
         wins = (ours < theirs).float().mean()
         print(
             f"| {kind} | `{measured}` | {noise:g} | {method if how == 'restored' else how} "
-            f"| {ours.mean():.3f} | {theirs.mean():.3f} | {1 - ours.mean() / theirs.mean():.0%} | {wins:.0%} | {len(media)} | {time.monotonic() - start:.0f} |",
+            f"| {ours.mean():.3f} | {theirs.mean():.3f} | {1 - ours.mean() / theirs.mean():.0%} | {wins:.0%} "
+            f"| {len(media)} | {time.monotonic() - start:.0f} |",
             flush=True,
         )
 
