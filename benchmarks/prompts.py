@@ -32,7 +32,6 @@ def organs(checkpoint: Path, folder: Path, *options: str) -> float:
     from mmdiff_audio.metrics import NoteAccuracy
     from mmdiff_audio.notes import Notes
 
-    folder.mkdir()
     prompts = folder / "prompts.txt"
     prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
     mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")

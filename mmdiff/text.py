@@ -9,7 +9,6 @@ import unicodedata
 import warnings
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,10 +22,11 @@ from mmdiff.nn.attention import heads, rotate
 from mmdiff.types import Context
 
 START = 256
-"""The code before the first byte, so that an empty text has a token, too."""
+"""The code before the first byte, whose place gathers what the text says."""
 
-ROWS = 8192
-"""Of the table of words and pairs, which are told apart by a hash (CRC-32)."""
+WORDS = 4096
+"""Rows of the table of words, which are told apart by a hash (CRC-32)."""
+
 
 WORD = re.compile(r"[\w#]+")
 
@@ -54,16 +54,12 @@ def warn_of_length(length: int, units: str) -> None:
 
 
 class ByteEmbedder(TextEmbedder):
-    """Words for a vector and bytes for tokens, trained with the model: any language, nothing to download.
+    """A small transformer on the bytes of UTF-8, trained with the model: any language, nothing to download.
 
-    The vector is a sum over the words of a text and the pairs of neighbors, of a row of a table for each by its hash
-    (Joulin et al. 2017), with unit variance. Captions that differ in one word differ like classes do from the start,
-    and a sentence that training never read is the sum of what it has in common with others, where a transformer on the
-    bytes learns sentences by heart. Words and pairs that training never read (on the first of several processes) say
-    nothing.
-
-    The tokens are the bytes of UTF-8. They pass a convolution, which makes parts of words of them, and blocks of
-    attention with rotary positions.
+    Bytes pass a convolution, which makes parts of words of them, and blocks of attention with rotary positions. What
+    the attention gathers joins a sum of vectors, one for each word by its hash: untrained, captions that differ in one
+    word then differ like classes do, where a transformer alone tells them apart a hundred times less. The vector has
+    unit variance.
 
     Args:
         features: size of the vector and of the tokens.
@@ -72,8 +68,6 @@ class ByteEmbedder(TextEmbedder):
         length: bytes that are read; what is longer is cut, with a warning.
         tokens: also give one token for each byte, for networks with cross-attention.
     """
-
-    seen: Tensor
 
     def __init__(
         self,
@@ -87,23 +81,34 @@ class ByteEmbedder(TextEmbedder):
     ):
         super().__init__(drop)
         self.length = length
-        self.rows = nn.Parameter(torch.randn(ROWS, features))
-        self.register_buffer("seen", torch.zeros(ROWS, dtype=torch.bool))
-        self.tokens = _Bytes(features, width, depth) if tokens else None
+        self.bytes = nn.Embedding(START + 1, width)
+        self.local = nn.Conv1d(width, width, 5, padding=2)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.words = nn.EmbeddingBag(WORDS, features, mode="sum")
+        self.vector = nn.Linear(width, features)
+        self.tokens = nn.Linear(width, features) if tokens else None
 
     def forward(self, values: Sequence[Any]) -> Context:
         texts = [self.read(value) for value in values]
-        device = self.rows.device
-        hashes = [[zlib.crc32(part.encode()) % ROWS for part in parts(text.decode())] for text in texts]
+        codes = [[START, *text] for text in texts]
+        longest = max(map(len, codes))
+        device = self.bytes.weight.device
+        known = torch.tensor([len(row) for row in codes], device=device)[:, None] > torch.arange(longest, device=device)
+        index = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
+        h = self.bytes(index) * known[..., None]
+        h = h + self.local(h.mT).mT
+        for block in self.blocks:
+            h = block(h, known)
+        h = F.layer_norm(h, h.shape[-1:])
+        hashes = [[zlib.crc32(word.encode()) % WORDS for word in WORD.findall(text.decode())] for text in texts]
+        counts = torch.tensor([len(row) for row in hashes], device=device)
         flat = torch.tensor([code for row in hashes for code in row], dtype=torch.long, device=device)
-        counts = torch.tensor([len(row) for row in hashes], dtype=torch.long, device=device)
-        if self.training:
-            self.seen[flat] = True
-        vector = F.embedding_bag(
-            flat, self.rows, counts.cumsum(0) - counts, mode="sum", per_sample_weights=self.seen[flat].to(self.rows)
-        )
+        words = self.words(flat, counts.cumsum(0) - counts) / counts.clamp(min=1).sqrt()[:, None]
+        vector = self.vector(h[:, 0]) + words
         vector = F.layer_norm(vector, vector.shape[-1:])
-        return Context(vector=vector) if self.tokens is None else self.tokens(texts)._replace(vector=vector)
+        if self.tokens is None:
+            return Context(vector=vector)
+        return Context(vector=vector, tokens=self.tokens(h), token_mask=known)
 
     def read(self, text: Any) -> bytes:
         """The bytes of a text, at most ``length`` of them and whole characters."""
@@ -112,35 +117,6 @@ class ByteEmbedder(TextEmbedder):
             warn_of_length(self.length, "bytes")
             code = code[: self.length].decode(errors="ignore").encode()
         return code
-
-
-def parts(text: str) -> list[str]:
-    """The words of a text, and the pairs of those that stand side by side."""
-    words = WORD.findall(text)
-    return words + [" ".join(pair) for pair in pairwise(words)]
-
-
-class _Bytes(nn.Module):
-    """A token for each byte, and one for the beginning."""
-
-    def __init__(self, features: int, width: int, depth: int):
-        super().__init__()
-        self.bytes = nn.Embedding(START + 1, width)
-        self.local = nn.Conv1d(width, width, 5, padding=2)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.out = nn.Linear(width, features)
-
-    def forward(self, texts: Sequence[bytes]) -> Context:
-        codes = [[START, *text] for text in texts]
-        longest = max(map(len, codes))
-        device = self.out.weight.device
-        known = torch.tensor([len(row) for row in codes], device=device)[:, None] > torch.arange(longest, device=device)
-        index = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
-        h = self.bytes(index) * known[..., None]
-        h = h + self.local(h.mT).mT
-        for block in self.blocks:
-            h = block(h, known)
-        return Context(tokens=self.out(F.layer_norm(h, h.shape[-1:])), token_mask=known)
 
 
 class _Block(nn.Module):

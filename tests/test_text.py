@@ -7,15 +7,11 @@ import torch
 
 from mmdiff.conditioning import Conditioner
 from mmdiff.testing import check_conditioner
-from mmdiff.text import ByteEmbedder, normalize, parts
+from mmdiff.text import ByteEmbedder, normalize
 
 
-def build(*read: str, **options) -> ByteEmbedder:
-    """An embedder that has read some texts in training."""
-    embedder = ByteEmbedder(8, **{"width": 16, "depth": 2, "drop": 0.0} | options).requires_grad_(False)
-    if read:
-        embedder(read)
-    return embedder.eval()
+def build(**options) -> ByteEmbedder:
+    return ByteEmbedder(8, **{"width": 16, "depth": 2, "drop": 0.0} | options).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", "\n\t", "\u3000"])
@@ -36,20 +32,18 @@ def test_a_conditioner_with_texts_keeps_the_rules():
 )
 def test_what_people_read_alike_is_one_text(one, other):
     assert normalize(one) == normalize(other)
-    embedder = build(one)
+    embedder = build()
     assert torch.equal(embedder([one]).vector, embedder([other]).vector)
-    assert embedder([other]).vector.any()
 
 
 def test_texts_of_any_language_are_told_apart():
-    texts = ["a low note", "a note low", "低い音", "高い音", "нота", "نغمة", None]
-    assert torch.pdist(build(*texts[:-1])(texts).vector).min() > 0.1
-    texts += ["🎻", "🎺"]
-    assert torch.pdist(build(tokens=True)(texts).tokens.flatten(1)).min() > 0.1
+    embedder = build(width=32)
+    texts = ["a low note", "a note low", "低い音", "高い音", "нота", "نغمة", "🎻", "🎺", None]
+    assert torch.pdist(embedder(texts).vector).min() > 1e-2
 
 
 def test_a_text_is_what_it_is_beside_a_longer_one():
-    embedder = build("short", "a text that is much longer than the other one", tokens=True)
+    embedder = build(tokens=True)
     alone, beside = embedder(["short"]), embedder(["short", "a text that is much longer than the other one"])
     torch.testing.assert_close(alone.vector[0], beside.vector[0])
     assert beside.token_mask.sum(1).tolist() == [6, 46]
@@ -57,40 +51,8 @@ def test_a_text_is_what_it_is_beside_a_longer_one():
 
 
 def test_vectors_have_unit_variance():
-    vector = ByteEmbedder(64)(["a note", "x" * 100, None]).vector
-    torch.testing.assert_close(vector.var(1, correction=0), torch.tensor([1.0, 1.0, 0.0]), rtol=0, atol=1e-2)
-
-
-def test_parts_are_words_and_pairs_of_neighbors():
-    assert parts("an organ, c#4: low") == ["an", "organ", "c#4", "low", "an organ", "organ c#4", "c#4 low"]
-    assert parts("🎻 !") == []
-
-
-def test_what_training_never_read_says_nothing():
-    embedder = build("a low note", "a high organ")
-    assert torch.equal(embedder(["a low note, please"]).vector, embedder(["a low note"]).vector)
-    assert not embedder(["what?"]).vector.any()
-    again = ByteEmbedder(8)
-    again.load_state_dict(embedder.state_dict())
-    assert torch.equal(again.eval()(["a low thing"]).vector, embedder(["a low"]).vector)
-    assert torch.equal(embedder(["a low thing"]).vector, embedder(["a low"]).vector)
-
-
-def test_sentences_that_training_never_read_are_understood():
-    """Of five wordings three are read; the factor that they tell is found in the others."""
-    torch.manual_seed(0)
-    embedder, head = ByteEmbedder(32, drop=0), torch.nn.Linear(32, 8)
-    names = ["organ", "flute", "harp", "reed", "violin", "horn", "drum", "bell"]
-    read, other = ["a {} note", "the {} plays", "{}, high"], ["play the {}", "a high {}"]
-    optimizer = torch.optim.Adam([*embedder.parameters(), *head.parameters()], 1e-2)
-    for _ in range(40):
-        answers = head(embedder([wording.format(name) for wording in read for name in names]).vector)
-        loss = torch.nn.functional.cross_entropy(answers, torch.arange(8).repeat(3))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    found = head(embedder.eval()([wording.format(name) for wording in other for name in names]).vector).argmax(1)
-    assert torch.equal(found, torch.arange(8).repeat(2))
+    vector = ByteEmbedder(64)(["a note", None, "x" * 100]).vector
+    torch.testing.assert_close(vector.var(1, correction=0), torch.ones(3), rtol=0, atol=1e-2)
 
 
 def test_untrained_a_word_matters_like_a_class():
@@ -100,7 +62,7 @@ def test_untrained_a_word_matters_like_a_class():
 
 
 def test_a_long_text_is_cut_with_one_warning_that_names_the_limit():
-    embedder = build("abcdefghij", length=10)
+    embedder = build(length=10)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         cut = embedder(["abcdefghijk", "abcdefghij and more"]).vector
@@ -119,7 +81,7 @@ def test_characters_are_not_cut_in_two():
 @pytest.mark.parametrize("value", [5, ["a"], b"bytes"])
 def test_a_text_must_be_one(value):
     with pytest.raises(ValueError, match=r"cond\.text: expected a text, got"):
-        Conditioner(8, {"text": build()}).eval()({"text": [value]}, 1)
+        Conditioner(8, {"text": build()})({"text": [value]}, 1)
 
 
 def test_every_parameter_learns():
@@ -135,7 +97,7 @@ def test_it_learns_which_of_two_words_a_text_has():
     target = torch.tensor([0.0, 1.0] * 4)
     frames = ["a {} note", "the {}", "{}, please", "notes: {} ones"]
     texts = [frame.format(word) for frame in frames for word in ("low", "high")]
-    for _ in range(80):
+    for _ in range(60):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(head(embedder(texts).vector)[:, 0], target)
         optimizer.zero_grad()
         loss.backward()
