@@ -81,7 +81,7 @@ def test_characters_are_not_cut_in_two():
 @pytest.mark.parametrize("value", [5, ["a"], b"bytes"])
 def test_a_text_must_be_one(value):
     with pytest.raises(ValueError, match=r"cond\.text: expected a text, got"):
-        Conditioner(8, {"text": build()})({"text": [value]}, 1)
+        Conditioner(8, {"text": build()}).eval()({"text": [value]}, 1)
 
 
 def test_every_parameter_learns():
