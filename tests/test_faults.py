@@ -90,5 +90,15 @@ class Deadly(Cropped):
 
 
 def test_a_killed_worker(tmp_path):
-    with pytest.raises(OSError, match=r"a process of the run was lost.*DataLoader worker"), processes(1):
+    named = r"a process of the run was lost.*(DataLoader worker|reset by peer)"  # whichever is noticed first
+    with pytest.raises(OSError, match=named), processes(1):
         fit(tmp_path, 22, workers=1, dataset=Deadly())
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "Connection reset by peer"), BrokenPipeError(32, "Broken pipe")]
+)
+def test_a_connection_that_breaks_is_a_lost_process(error):
+    named = rf"a process of the run was lost, the last checkpoint is whole .*{error.strerror}"
+    with pytest.raises(OSError, match=named), processes(1):
+        raise error

@@ -111,7 +111,7 @@ def processes(world: int) -> Iterator[None]:
             job.run.dir = job.runtime.output_dir
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError) as error:
         if not re.search(LOST, str(error), re.IGNORECASE):
             raise
         raise OSError(f"a process of the run was lost, the last checkpoint is whole ({error})") from error
