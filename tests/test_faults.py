@@ -1,8 +1,10 @@
 """What goes wrong in a long run, and what is said and saved then."""
 
 import json
+import logging
 import os
 import signal
+import subprocess
 import sys
 import warnings
 
@@ -12,7 +14,7 @@ import torch
 from mmdiff import DataError
 from mmdiff.callbacks import Finite
 from mmdiff.checkpoint import load_dict
-from mmdiff.cli.train import processes
+from mmdiff.cli.train import processes, quiet
 from mmdiff.data import DataModule
 from mmdiff.folder import Folder
 from mmdiff.saving import Checkpoint
@@ -102,3 +104,18 @@ def test_a_connection_that_breaks_is_a_lost_process(error):
     named = rf"a process of the run was lost, the last checkpoint is whole .*{error.strerror}"
     with pytest.raises(OSError, match=named), processes(1):
         raise error
+
+
+def test_lightning_says_it_when_it_ends_a_run_that_lost_a_process(monkeypatch, caplog):
+    from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+    quiet()
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(3)"])
+    child.wait()
+    ended = []
+    monkeypatch.setattr(_ChildProcessObserver, "_terminate_all", lambda self: ended.append(self))
+    for name in ("lightning", "lightning.fabric"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    assert _ChildProcessObserver(os.getpid(), [child])._run()
+    assert ended
+    assert "a process of the run was lost, the last checkpoint is whole ([rank: 1] Child process" in caplog.text

@@ -1,5 +1,6 @@
 """``mmdiff train``: compose, build, fit."""
 
+import logging
 import os
 import re
 import sys
@@ -147,11 +148,14 @@ def build_trainer(config: DictConfig) -> "L.Trainer":
 
 def quiet() -> None:
     """Silence Lightning's advice that does not concern a user of the command line."""
-    import logging
     import warnings
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning looks after its processes, too, and may end the first before it can say why.
+    launcher = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
+    launcher.setLevel(logging.INFO)
+    launcher.addFilter(_tell_of_loss)
     for advice in (
         "does not have many workers",
         "You requested to overfit",
@@ -165,6 +169,11 @@ def quiet() -> None:
         "`LeafSpec|`isinstance",
     ):
         warnings.filterwarnings("ignore", f".*{advice}.*")
+
+
+def _tell_of_loss(record: logging.LogRecord) -> bool:
+    record.msg, record.args = f"a process of the run was lost, the last checkpoint is whole ({record.getMessage()})", ()
+    return True
 
 
 def with_example(arguments: Sequence[str]) -> list[str]:
