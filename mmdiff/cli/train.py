@@ -115,7 +115,8 @@ def processes(world: int) -> Iterator[None]:
     except (RuntimeError, ConnectionError) as error:
         if not re.search(LOST, str(error), re.IGNORECASE):
             raise
-        raise OSError(f"a process of the run was lost, the last checkpoint is whole ({error})") from error
+        who = "DataLoader worker or rank: " if isinstance(error, ConnectionError) else ""
+        raise OSError(f"a process of the run was lost, the last checkpoint is whole ({who}{error})") from error
     finally:
         sys.argv[:] = arguments
         for name in {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} - set(environment):
