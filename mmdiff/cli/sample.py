@@ -10,38 +10,28 @@ from mmdiff.cli.app import from_checkpoint, run
 def sample(config: DictConfig) -> None:
     """Draw ``count`` samples and write them to the output folder."""
     from collections import deque
-    from pathlib import Path
 
-    from mmdiff import prompts
-    from mmdiff.checkpoint import load, to_dict
+    from mmdiff.cli import request
     from mmdiff.cli.device import choose, launch
     from mmdiff.cli.train import quiet
-    from mmdiff.generation import override, produce, spread
-    from mmdiff.recognition import recognize
+    from mmdiff.generation import produce
+    from mmdiff.prompts import COUNT
 
     quiet()
-    asked = to_dict(config)
-    rows, negatives = (prompts.read_prompts(asked[word], word) for word in ("prompt", "negative"))
-    count = (len(rows) if len(rows) > 1 else prompts.COUNT) if config.count is None else config.count
-    model = override(load(config.checkpoint), config)
-    conds, against = prompts.told(model, spread(asked["cond"] or {}, count), rows, negatives)
-    paths = [Path(path) for path in ([config.given] if isinstance(config.given, str) else config.given or [])]
-    given = [model.modality.read(path) for path in paths]
+    asked = request.read(config, lambda prompts, files: prompts if prompts > 1 else COUNT, infers=True)
     trainer = config.get("trainer")
     fabric = launch(trainer) if trainer else None
-    model.denoiser.to(fabric.device if fabric else choose(config.device))
-    infer = model.config.get("infer") if given and config.infer is None else config.infer
-    conds = recognize(model, [infer] if isinstance(infer, str) else infer or [], conds, given, config.known)
+    conds = asked.completed(fabric.device if fabric else choose(config.device), config.known)
     written = produce(
-        model,
+        asked.model,
         conds,
         config.output,
         seed=config.seed,
         batch_size=config.batch_size,
-        against=against,
+        against=asked.against,
         toward=config.toward,
-        given=given,
-        paths=paths,
+        given=asked.given,
+        paths=asked.paths,
         known=config.known,
         extend=config.extend,
         resume=config.resume,
