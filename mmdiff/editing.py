@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmdiff.checkpoint import Model, build_sampler
 from mmdiff.errors import check_at_least
-from mmdiff.generation import by_name, confined, made_by, make_folder
+from mmdiff.generation import by_name, confining, made_by, make_folder
 from mmdiff.guidance import conditional
 from mmdiff.outputs import Output
 from mmdiff.sampling import Sampler, SeededNoise
@@ -230,7 +230,7 @@ class _Draw:
         x0, known = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
         if known.flatten(1).all(1).any():
             raise ValueError(f"keep={edit.keep} keeps all of what is given; nothing is left to generate.")
-        keeping = partial(confined, modality=modality, media=media, words=edit.keep, kept=known)
+        keeping = confining(modality, media, edit.keep, known)
         line = keeps_by_levels(self.model.config, known)
         if edit.method == "levels" or (edit.method == "auto" and line is not None):
             sampler = self.sampler if edit.strength == 1 else replace(self.sampler, lag=0)

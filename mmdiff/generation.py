@@ -129,21 +129,24 @@ def _draw(
     x0, kept = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
     if kept.flatten(1).all(1).any():
         raise ValueError(f"known={known or 'null'} keeps all of what is given; nothing is left to generate.")
-    adapt = partial(confined, modality=modality, media=given, words=known, kept=kept) if known else None
-    return modality.decode(draw(given=x0, known=kept, adapt=adapt).cpu())
+    return modality.decode(draw(given=x0, known=kept, adapt=confining(modality, given, known, kept)).cpu())
 
 
-def confined(
-    denoise: Denoise, *, modality: Modality, media: Sequence[Tensor], words: str, kept: Bool[Tensor, "b *parts"]
-) -> Denoise:
-    """A denoiser whose new elements keep out of the parts of given media that words name (see `Modality.confine`)."""
+def confining(
+    modality: Modality, media: Sequence[Tensor], words: str | None, kept: Bool[Tensor, "b *parts"]
+) -> Callable[[Denoise], Denoise] | None:
+    """Makes the new elements of a denoiser keep out of what words name of given media; None where none can move."""
+    moves = [modality.confine(one, words) for one in media] if words else []
 
-    def outside(x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = denoise(x, sigma)
-        moved = [modality.confine(*one, words) for one in zip(x0, media, strict=True)]
-        return torch.where(kept.to(x0.device), x0, torch.stack(moved))
+    def adapt(denoise: Denoise) -> Denoise:
+        def confined(x: Tensor, sigma: Tensor) -> Tensor:
+            x0 = denoise(x, sigma)
+            moved = [one if move is None else move(one) for one, move in zip(x0, moves, strict=True)]
+            return torch.where(kept.to(x0.device), x0, torch.stack(moved))
 
-    return outside
+        return confined
+
+    return adapt if any(moves) else None
 
 
 def _go_on(

@@ -96,17 +96,16 @@ class Modality(ABC):
         """
         raise ValueError(f"known={word} means nothing to {type(self).__name__}; leave it out to keep all given.")
 
-    def confine(self, x: Float[Tensor, "*d"], media: Tensor, known: str) -> Float[Tensor, "*d"]:
-        """A prediction of an example whose new elements keep out of the parts that are kept, where they can move.
+    def confine(self, media: Tensor, known: str) -> Callable[[Float[Tensor, "*d"]], Float[Tensor, "*d"]] | None:
+        """A function that moves the new elements of a prediction out of the parts that are kept.
 
-        Points can and are to be moved; samples and pixels have their places, and nothing changes.
+        Points can move; samples and pixels have their places, for which None stands.
 
         Args:
-            x: prediction in model space.
             media: of the given example.
             known: words for the parts of it that are kept.
         """
-        return x
+        return None
 
     def operator(self, measured: str, media: Tensor) -> Callable[[Float[Tensor, "b *d"]], Float[Tensor, "b *m"]]:
         """What a damaged file still tells: a differentiable function of model space, whose value for it is reliable.

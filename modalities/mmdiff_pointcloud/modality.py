@@ -1,7 +1,8 @@
 """Shapes as a modality: meshes and clouds in files, sets of points on their surface."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -150,31 +151,37 @@ class PointCloud(Modality):
             return (place < int(word))[None]
         return span(word, dict(zip("xyz", points.T[:, None], strict=True)), *HALVES, f"a number up to {count}")
 
-    def confine(self, x: Float[Tensor, "c m"], media: Float[Tensor, "n c"], known: str) -> Float[Tensor, "c m"]:
+    def confine(
+        self, media: Float[Tensor, "n c"], known: str
+    ) -> Callable[[Float[Tensor, "c m"]], Float[Tensor, "c m"]]:
         """New points in a half or a box that is kept are mirrored at the nearest of its faces that leads outside."""
-        mean, std = self.mean[:3, None].to(x), self.std[:3, None].to(x)
-        points = x[:3] * std + mean
+        bounds = cache(partial(_bounds, media=media))
         faces: set[tuple[int, float]] = set()
 
         def holds(word: str, points: Float[Tensor, "3 m"]) -> Bool[Tensor, "m"]:
             if word.isdigit():
                 return torch.zeros_like(points[0], dtype=torch.bool)
-            axis, least, most = _range(word, media)
+            axis, least, most = bounds(word)
             faces.update((axis, end) for end in (least, most) if math.isfinite(end))
             return (least <= points[axis]) & (points[axis] < most)
 
         def kept(points: Float[Tensor, "3 m"]) -> Bool[Tensor, "m"]:
             return region(known, lambda word: holds(word, points))
 
-        inside, moved = kept(points), points
-        nearest = torch.full_like(points[0], torch.inf)
-        for axis, face in sorted(faces):
-            mirrored = points.clone()
-            mirrored[axis] = 2 * face - points[axis]
-            way = (face - points[axis]).abs()
-            leads = inside & ~kept(mirrored) & (way < nearest)
-            moved, nearest = torch.where(leads, mirrored, moved), torch.where(leads, way, nearest)
-        return torch.cat([torch.where(nearest.isfinite(), (moved - mean) / std, x[:3]), x[3:]])
+        def confined(x: Float[Tensor, "c m"]) -> Float[Tensor, "c m"]:
+            mean, std = self.mean[:3, None].to(x), self.std[:3, None].to(x)
+            points = x[:3] * std + mean
+            inside, moved = kept(points), points
+            nearest = torch.full_like(points[0], torch.inf)
+            for axis, face in sorted(faces):
+                mirrored = points.clone()
+                mirrored[axis] = 2 * face - points[axis]
+                way = (face - points[axis]).abs()
+                leads = inside & ~kept(mirrored) & (way < nearest)
+                moved, nearest = torch.where(leads, mirrored, moved), torch.where(leads, way, nearest)
+            return torch.cat([torch.where(nearest.isfinite(), (moved - mean) / std, x[:3]), x[3:]])
+
+        return confined
 
     def preview(self, media: Float[Tensor, "n c"]) -> UInt8[Tensor, "3 h w"]:
         """Three shaded views side by side."""
@@ -197,7 +204,7 @@ class PointCloud(Modality):
         return Cloud(media[:, :3].contiguous(), media[:, 3:6].contiguous() if self.normals else None, colors)
 
 
-def _range(word: str, media: Float[Tensor, "n c"]) -> tuple[int, float, float]:
+def _bounds(word: str, media: Float[Tensor, "n c"]) -> tuple[int, float, float]:
     """Axis, least and most of the coordinates that a half, or a range, holds."""
     if word in HALVES:
         axis, sign = HALVES[word]

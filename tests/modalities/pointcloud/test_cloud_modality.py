@@ -144,7 +144,7 @@ def test_new_points_keep_out_of_what_is_kept(clouds, fitted):
     cloud = PointCloud(points=4, normalize="none", center=[0.1, 0.0, 0.0], scale=0.5)
 
     def confined(known):
-        return cloud.decode(cloud.confine(cloud.encode(media), media, known))
+        return cloud.decode(cloud.confine(media, known)(cloud.encode(media)))
 
     def moved(**places):
         there = media.clone()
@@ -160,7 +160,7 @@ def test_new_points_keep_out_of_what_is_kept(clouds, fitted):
     torch.testing.assert_close(confined("2"), media)
     x = fitted.encode(clouds[0])
     outside = clouds[0][:, 1] >= 0.2
-    assert torch.equal(fitted.confine(x, clouds[0], "y::0.2")[:, outside], x[:, outside])
+    assert torch.equal(fitted.confine(clouds[0], "y::0.2")(x)[:, outside], x[:, outside])
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -168,9 +168,10 @@ def test_new_points_keep_out_of_a_half(half, clouds, fitted):
     x, kept = fitted.place(clouds[0], half)
     media = fitted.decode(x)
     axis, sign = HALVES[half]
-    new = fitted.confine(torch.randn(3, 512), media, half)
+    confined = fitted.confine(media, half)
+    new = confined(torch.randn(3, 512))
     assert (sign * new[axis] >= (sign * x[axis, kept[0]]).max() - 1e-4).all()
-    torch.testing.assert_close(fitted.confine(x, media, half)[:, ~kept[0]], x[:, ~kept[0]])
+    torch.testing.assert_close(confined(x)[:, ~kept[0]], x[:, ~kept[0]])
 
 
 def test_a_surface_and_a_turntable_beside_the_cloud(clouds, tmp_path):
