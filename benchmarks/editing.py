@@ -11,6 +11,7 @@ import time
 from functools import partial
 
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -19,6 +20,7 @@ from mmdiff.checkpoint import Model, load
 from mmdiff.editing import Edit, edited
 from mmdiff.evaluation import held_out
 from mmdiff.inverse import dps, mmps, pigdm
+from mmdiff_audio.representations import STFT
 
 REAL = 128  # held-out examples that say what is usual
 
@@ -84,14 +86,16 @@ JOINS = {
 def inverse(model: Model, media: list[Tensor], method: str) -> None:
     """Errors of restored examples in model space, beside the naive answer's."""
     kind = type(model.modality).__name__
-    for measured, noise, naive, error in problems(model):
+    for measured, noise, options, naive, error in problems(model):
         start = time.monotonic()
         x0 = torch.stack([model.modality.encode(one) for one in media])
         generator = torch.Generator().manual_seed(1)
-        seen = x0 + noise * torch.randn(x0.shape, generator=generator)
-        given = [model.modality.decode(x) for x in seen] if noise else media
+        given = [clipped(one) for one in media] if measured == "unclipped" else media
+        seen = torch.stack([model.modality.encode(one) for one in given])
+        seen = seen + noise * torch.randn(x0.shape, generator=generator)
+        given = [model.modality.decode(x) for x in seen] if noise else given
         heed = {"dps": dps, "pigdm": pigdm, "mmps": mmps}[method]
-        got, how = run(model, given, Edit(measured=measured, noise=noise or 0.02, inverse=heed))
+        got, how = run(model, given, Edit(measured=measured, inverse=heed, **options))
         masks = torch.stack([model.modality.operator(measured, one)(torch.ones_like(x0[:1]))[0] for one in media])
         plain = naive(seen, masks)
         ours, theirs = (error(one, x0, masks) for one in (got, plain))
@@ -154,19 +158,45 @@ def off_surface(model: Model, got: Tensor, x0: Tensor, masks: Tensor) -> Tensor:
     return torch.cdist(got.mT[..., :3], surface[..., :3]).amin(2).mean(1)
 
 
+def clipped(wave: Tensor) -> Tensor:
+    """A wave cut off at a third of its peak."""
+    return wave.clamp(-wave.abs().max() / 3, wave.abs().max() / 3)
+
+
+def splined(model: Model, seen: Tensor, masks: Tensor) -> Tensor:
+    """Cubic splines through the samples of clipped waves that lie below the peak."""
+    waves = model.modality.decode(seen)
+    for wave in waves.flatten(0, -2):
+        whole = (wave.abs() < 0.99 * wave.abs().max()).nonzero().flatten()
+        wave.copy_(torch.from_numpy(CubicSpline(whole, wave[whole])(range(len(wave)))))
+    return model.modality.encode(waves)
+
+
+def off_wave(model: Model, got: Tensor, x0: Tensor, masks: Tensor) -> Tensor:
+    """Root mean square error of the samples that were cut off, of their root mean square."""
+    truth, wave = model.modality.decode(x0), model.modality.decode(got)
+    cut = truth.abs() > truth.abs().amax(-1, keepdim=True) / 3
+    errors, size = (torch.where(cut, one, 0).square().flatten(1).sum(1) for one in (wave - truth, truth))
+    return (errors / size).sqrt()
+
+
 def problems(model: Model) -> list:
-    """What is measured, the noise on it, the naive answer and the error."""
+    """What is measured, the noise put on it, options of the edit, the naive answer and the error."""
+    if isinstance(getattr(model.modality, "representation", None), STFT):
+        answers = (lambda seen, masks: seen, partial(splined, model))
+        return [("unclipped", 0.0, {"strength": 0.5}, naive, partial(off_wave, model)) for naive in answers]
+    exact = {"noise": 0.02}
     return {
         "Audio": [
-            ("not seconds:0.4:0.6", 0.0, partial(across, dim=3), rms),
-            ("seconds::0.4", 0.0, partial(across, dim=3), rms),
-            ("hertz::1500", 0.0, partial(across, dim=2), rms),
+            ("not seconds:0.4:0.6", 0.0, exact, partial(across, dim=3), rms),
+            ("seconds::0.4", 0.0, exact, partial(across, dim=3), rms),
+            ("hertz::1500", 0.0, exact, partial(across, dim=2), rms),
         ],
-        "Video": [("every:2", 0.0, partial(across, dim=2), rms), ("coarse:4", 0.0, enlarged, rms)],
+        "Video": [("every:2", 0.0, exact, partial(across, dim=2), rms), ("coarse:4", 0.0, exact, enlarged, rms)],
         "PointCloud": [
-            ("all", 0.1, lambda seen, masks: seen, partial(off_surface, model)),
-            ("all", 0.3, lambda seen, masks: seen, partial(off_surface, model)),
-            ("x::0", 0.0, partial_cloud, chamfer),
+            ("all", 0.1, {"noise": 0.1}, lambda seen, masks: seen, partial(off_surface, model)),
+            ("all", 0.3, {"noise": 0.3}, lambda seen, masks: seen, partial(off_surface, model)),
+            ("x::0", 0.0, exact, partial_cloud, chamfer),
         ],
     }[type(model.modality).__name__]
 

@@ -62,14 +62,16 @@ def pigdm(
     spread: float = 1.0,
     iterations: int = 20,
 ) -> Denoise:
-    """Pseudoinverse-guided diffusion: Song et al. 2023, equations 7 and 8, for linear operators.
+    """Pseudoinverse-guided diffusion: Song et al. 2023, equations 7 and 8.
 
     p(x0 | x) is taken for a Gaussian of variance r^2 = s^2 sigma^2 / (s^2 + sigma^2) around the estimate, which makes
-    E[x0 | x, y] exact for data N(m, s^2 I). A r^2 A^T + noise^2 is solved by conjugate gradients.
+    E[x0 | x, y] exact for data N(m, s^2 I). A r^2 A^T + noise^2 is solved by conjugate gradients. An operator that is
+    not linear counts as its tangent at the estimate (as in the extended Kalman filter), so the estimate must be near:
+    begin below the highest levels, from what was measured.
 
     Args:
         denoise: the denoiser, its conditions bound.
-        operator: A, linear (or affine).
+        operator: A, differentiable.
         y: what was measured.
         noise: standard deviation of its error.
         spread: standard deviation s of the data.
@@ -87,7 +89,7 @@ def pigdm(
 def mmps(
     denoise: Denoise, operator: Operator, y: Float[Tensor, "b *m"], *, noise: float = 0.0, iterations: int = 3
 ) -> Denoise:
-    """Moment-matching posterior sampling: Rozet et al. 2024, for linear operators.
+    """Moment-matching posterior sampling: Rozet et al. 2024.
 
     As `pigdm`, with the covariance of p(x0 | x) from the denoiser's own Jacobian J, sigma^2 J (Tweedie), which makes
     E[x0 | x, y] exact for every Gaussian, so what parts of an example have to do with each other counts. An iteration
@@ -95,7 +97,7 @@ def mmps(
 
     Args:
         denoise: the denoiser, its conditions bound.
-        operator: A, linear (or affine).
+        operator: A, differentiable (see `pigdm`).
         y: what was measured.
         noise: standard deviation of its error, at least 1e-3: the Jacobian of a network is not quite symmetric.
         iterations: of conjugate gradients, at most; for the same reason more can be worse.
@@ -117,7 +119,7 @@ def _projected(
     iterations: int,
     covariance: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor],
 ) -> Denoise:
-    """D' = D + sigma^2 J^T A^T (A V A^T + noise^2)^-1 (y - A D), with V = ``covariance`` of p(x0 | x)."""
+    """D' = D + sigma^2 J^T A^T (A V A^T + noise^2)^-1 (y - A(D)), with V = ``covariance`` of p(x0 | x)."""
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = expand_sigma(sigma, x)
@@ -126,7 +128,9 @@ def _projected(
             x0 = denoise(state, sigma)
             clean = x0.detach().requires_grad_()
             predicted = operator(clean)
-        residual, origin = y - predicted.detach(), operator(torch.zeros_like(x))  # of an affine A
+            weights = torch.zeros_like(predicted, requires_grad=True)
+            (transposed,) = torch.autograd.grad(predicted, clean, weights, create_graph=True)
+        residual = y - predicted.detach()
 
         def pull(v: Tensor) -> Tensor:
             return torch.autograd.grad(x0, state, v, retain_graph=True)[0]
@@ -134,8 +138,11 @@ def _projected(
         def back(v: Tensor) -> Tensor:
             return torch.autograd.grad(predicted, clean, v, retain_graph=True)[0]
 
+        def forth(v: Tensor) -> Tensor:
+            return torch.autograd.grad(transposed, weights, v, retain_graph=True)[0]
+
         def matrix(v: Tensor) -> Tensor:
-            return operator(covariance(back(v), sigma, pull)) - origin + noise**2 * v
+            return forth(covariance(back(v), sigma, pull)) + noise**2 * v
 
         with torch.no_grad():
             solved = back(conjugate_gradients(matrix, residual, iterations))

@@ -63,6 +63,24 @@ def test_pigdm_takes_affine_operators_and_exact_measurements():
     torch.testing.assert_close(operator(exact), Y.expand(5, 2), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", [pigdm, mmps])
+def test_an_operator_that_is_not_linear_counts_as_its_tangent(method):
+    def curved(x):
+        return operator(x) + 0.3 * operator(x) ** 3
+
+    x, sigma = torch.randn(5, SIZE).double(), torch.tensor(0.6).double()
+    got = method(denoise, curved, Y.expand(5, 2), noise=NOISE)(x, sigma)
+    for i in range(5):
+        place = denoise(x[i], sigma)
+        slope = torch.autograd.functional.jacobian(curved, place)
+
+        def tangent(x0, place=place, slope=slope):
+            return curved(place) + (x0 - place) @ slope.T
+
+        expected = method(denoise, tangent, Y.expand(1, 2), noise=NOISE)(x[i : i + 1], sigma)
+        torch.testing.assert_close(got[i : i + 1], expected)
+
+
 def test_samples_of_pigdm_have_the_posterior_of_a_gaussian():
     count = 4000
     heeding = pigdm(denoise, operator, Y.expand(count, 2), noise=NOISE, spread=STD)
