@@ -2,7 +2,7 @@
 
 `python benchmarks/prompts.py audio/notes_text` trains; with the path of a checkpoint behind it it does not. Prints the
 metrics on wordings that training reads, on held-out wordings and on held-out combinations of factors; for notes
-also the share of organs among notes whose timbre is left open, without and with the negative prompt "organ".
+also the share of each timbre among notes whose timbre is left open, without and with a negative prompt that names it.
 """
 
 import json
@@ -26,20 +26,22 @@ def measure(checkpoint: Path, split: str, scale: float, folder: Path) -> dict[st
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
 
 
-def organs(checkpoint: Path, folder: Path, *options: str) -> float:
-    """Share of organs among notes of which the pitch alone is asked, by the judge of the notes."""
+def share(timbre: str, checkpoint: Path, folder: Path, *options: str) -> float:
+    """Share of a timbre among notes of which the pitch alone is asked, by the judge of the notes."""
     from mmdiff_audio.media import read
     from mmdiff_audio.metrics import NoteAccuracy
     from mmdiff_audio.notes import Notes
 
-    prompts = folder / "prompts.txt"
-    prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
-    mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")
+    if not folder.exists():
+        folder.mkdir()
+        prompts = folder / "prompts.txt"
+        prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
+        mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")
     judge, notes = NoteAccuracy(), Notes(size=256, seed=1)
     for wave, cond in notes:
         judge.update(wave[None], real=True, cond={"timbre": [cond["timbre"]]})
     for path in sorted(folder.glob("*.wav")):
-        judge.update(read(path, judge.rate, 1, 0.0, notes.seconds)[None], real=False, cond={"timbre": ["organ"]})
+        judge.update(read(path, judge.rate, 1, 0.0, notes.seconds)[None], real=False, cond={"timbre": [timbre]})
     return judge.compute()["timbre"].item()
 
 
@@ -56,9 +58,12 @@ def main() -> None:
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if value is not None)
                 print(f"| {experiment} | {scale:g} | {split} | {shown} |", flush=True)
         if experiment == "audio/notes_text":
-            for options in ([], ["negative=organ"]):
-                share = organs(checkpoint, folder / f"open{len(options)}", "guidance.scale=3", *options)
-                print(f"| {' '.join(options) or 'no negative'} | organs {share:.3g} |", flush=True)
+            from mmdiff_audio.notes import TIMBRES
+
+            for timbre in TIMBRES:
+                without = share(timbre, checkpoint, folder / "open")
+                against = share(timbre, checkpoint, folder / timbre, f"negative={timbre}")
+                print(f"| {timbre} | {without:.3g} | {against:.3g} |", flush=True)
 
 
 if __name__ == "__main__":
