@@ -55,13 +55,13 @@ def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     embedders = {}
     for name, values in conditions.items():
         if all(isinstance(v, int | float) for v in values):
-            embedders[name] = _embedder("NumberEmbedder", mean=None, std=None)
+            embedders[name] = _embedder("conditioning.NumberEmbedder", mean=None, std=None)
         elif all(str(v).endswith(".npy") for v in values):
             embedders[name] = {"_target_": "mmdiff.conditioning.DenseEmbedder", "shape": None}
         elif name == "text":
-            embedders[name] = {"_target_": "mmdiff.text.ByteEmbedder", "features": "${conditioner.features}"}
+            embedders[name] = _embedder("text.ByteEmbedder", words=None)
         elif len(set(map(str, values))) <= max(2, len(values) // 2):
-            embedders[name] = _embedder("ClassEmbedder", classes=None)
+            embedders[name] = _embedder("conditioning.ClassEmbedder", classes=None)
         else:
             warnings.warn(
                 f"condition {name} is left out: its labels hardly repeat, so they are no classes (name captions text)",
@@ -71,7 +71,7 @@ def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def _embedder(name: str, **unknown: None) -> dict[str, Any]:
-    return {"_target_": f"mmdiff.conditioning.{name}", "features": "${conditioner.features}", **unknown}
+    return {"_target_": f"mmdiff.{name}", "features": "${conditioner.features}", **unknown}
 
 
 def _fill(node: DictConfig, learned: Mapping[str, Any]) -> None:

@@ -4,11 +4,12 @@ None, an empty text and blanks are one: nothing said. Texts are compared as peop
 without case, blanks collapsed.
 """
 
+import math
 import re
 import unicodedata
 import warnings
-import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ START = 256
 """The code before the first byte, whose place gathers what the text says."""
 
 WORDS = 4096
-"""Rows of the table of words, which are told apart by a hash (CRC-32)."""
+"""Words of captions that are known one by one, the commonest ones."""
 
 
 WORD = re.compile(r"[\w#]+")
@@ -48,6 +49,11 @@ def normalize(text: Any) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def words_of(text: str) -> list[str]:
+    """The distinct words of a normalized text, sorted; a sharp belongs to its letter."""
+    return sorted(set(WORD.findall(text)))
+
+
 def warn_of_length(length: int, units: str) -> None:
     """Say, in the same words each time and so once, that a text is longer than what is read of it."""
     warnings.warn(f"texts are read up to {length} {units}; the end of a longer one is left out", stacklevel=2)
@@ -57,9 +63,9 @@ class ByteEmbedder(TextEmbedder):
     """A small transformer on the bytes of UTF-8, trained with the model: any language, nothing to download.
 
     Bytes pass a convolution, which makes parts of words of them, and blocks of attention with rotary positions. What
-    the attention gathers joins a sum of vectors, one for each word by its hash: untrained, captions that differ in one
-    word then differ like classes do, where a transformer alone tells them apart a hundred times less. The vector has
-    unit variance.
+    the attention gathers joins a sum of vectors, one for each known word, weighted by what it tells: captions that
+    differ in one word then differ like classes do, where an untrained transformer tells them apart a hundred times
+    less. The vector has unit variance.
 
     Args:
         features: size of the vector and of the tokens.
@@ -67,7 +73,10 @@ class ByteEmbedder(TextEmbedder):
         depth: blocks.
         length: bytes that are read; what is longer is cut, with a warning.
         tokens: also give one token for each byte, for networks with cross-attention.
+        words: weight of each word that is known one by one, learned by `fit`; the sum passes over others.
     """
+
+    weights: Tensor
 
     def __init__(
         self,
@@ -77,6 +86,7 @@ class ByteEmbedder(TextEmbedder):
         depth: int = 2,
         length: int = 256,
         tokens: bool = False,
+        words: Mapping[str, float] | None = None,
         drop: float = 0.1,
     ):
         super().__init__(drop)
@@ -84,7 +94,9 @@ class ByteEmbedder(TextEmbedder):
         self.bytes = nn.Embedding(START + 1, width)
         self.local = nn.Conv1d(width, width, 5, padding=2)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.words = nn.EmbeddingBag(WORDS, features, mode="sum")
+        self.words = {word: i for i, word in enumerate(words or {}, 1)}
+        self.table = nn.Embedding(1 + len(self.words), features)
+        self.register_buffer("weights", torch.tensor([0.0, *(words or {}).values()]), persistent=False)
         self.vector = nn.Linear(width, features)
         self.tokens = nn.Linear(width, features) if tokens else None
 
@@ -100,15 +112,28 @@ class ByteEmbedder(TextEmbedder):
         for block in self.blocks:
             h = block(h, known)
         h = F.layer_norm(h, h.shape[-1:])
-        hashes = [[zlib.crc32(word.encode()) % WORDS for word in WORD.findall(text.decode())] for text in texts]
-        counts = torch.tensor([len(row) for row in hashes], device=device)
-        flat = torch.tensor([code for row in hashes for code in row], dtype=torch.long, device=device)
-        words = self.words(flat, counts.cumsum(0) - counts) / counts.clamp(min=1).sqrt()[:, None]
-        vector = self.vector(h[:, 0]) + words
+        vector = self.vector(h[:, 0]) + self.add_words([text.decode() for text in texts])
         vector = F.layer_norm(vector, vector.shape[-1:])
         if self.tokens is None:
             return Context(vector=vector)
         return Context(vector=vector, tokens=self.tokens(h), token_mask=known)
+
+    def add_words(self, texts: Sequence[str]) -> Float[Tensor, "b f"]:
+        """Weighted vectors of the known words of each text, added up, of unit variance while untrained."""
+        rows = [[self.words.get(word, 0) for word in words_of(text)] for text in texts]
+        longest = max(map(len, rows))
+        index = torch.tensor(
+            [row + [0] * (longest - len(row)) for row in rows], dtype=torch.long, device=self.weights.device
+        )
+        weights = F.normalize(self.weights[index], dim=1)
+        return (weights[:, None] @ self.table(index))[:, 0]
+
+    @classmethod
+    def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
+        """Weights of the commonest words by inverse document frequency: Sparck Jones 1972."""
+        texts = [words_of(normalize(value)) for value in values]
+        common = Counter(word for words in texts for word in words).most_common(WORDS)
+        return {"words": {word: float(f"{math.log((1 + len(texts)) / count):.4g}") for word, count in sorted(common)}}
 
     def read(self, text: Any) -> bytes:
         """The bytes of a text, at most ``length`` of them and whole characters."""

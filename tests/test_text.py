@@ -1,5 +1,6 @@
 """Texts become contexts: what is the same to people is the same, in any language, however long."""
 
+import math
 import warnings
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from mmdiff.conditioning import Conditioner
 from mmdiff.testing import check_conditioner
-from mmdiff.text import ByteEmbedder, normalize
+from mmdiff.text import WORDS, ByteEmbedder, normalize
 
 
 def build(**options) -> ByteEmbedder:
@@ -56,9 +57,34 @@ def test_vectors_have_unit_variance():
 
 
 def test_untrained_a_word_matters_like_a_class():
-    """Of the variance between captions of four words that share three, the words alone would leave a quarter."""
-    vector = ByteEmbedder(512)([f"a flute note, {word}" for word in ("c4", "d4", "e5", "g5", "a5", "b5")]).vector
-    assert vector.var(0).mean() > 0.1
+    """Captions of four words that share three."""
+    texts = [f"a flute note, {word}" for word in ("c4", "d4", "e5", "g5", "a5", "b5")]
+    vector = ByteEmbedder(512, **ByteEmbedder.fit(texts))(texts).vector
+    assert vector.var(0).mean() > 0.5
+
+
+def test_a_word_weighs_what_it_tells():
+    """Inverse document frequency, by hand: 1 of 4 texts has c4, 3 have note."""
+    weights = ByteEmbedder.fit(["a note C4", "a note", "a note note", "a"])["words"]
+    assert list(weights) == ["a", "c4", "note"]
+    assert list(weights.values()) == pytest.approx([math.log(5 / 4), math.log(5), math.log(5 / 3)], rel=1e-3)
+    embedder = build(words=weights)
+    c4, note = embedder.table.weight[2:]
+    expected = (weights["c4"] * c4 + weights["note"] * note) / math.hypot(weights["c4"], weights["note"])
+    torch.testing.assert_close(embedder.add_words(["c4 note c4"])[0], expected)
+
+
+def test_the_commonest_words_are_known():
+    texts = [f"often word{i}" for i in range(WORDS)]
+    weights = ByteEmbedder.fit([*texts, "word7"])["words"]
+    assert len(weights) == WORDS
+    assert {"often", "word7"} <= set(weights)
+
+
+def test_words_that_training_never_had_are_passed_over():
+    embedder = build(words=ByteEmbedder.fit(["a flute", "a harp"])["words"])
+    assert torch.equal(embedder.add_words(["please play a flute"]), embedder.add_words(["a flute"]))
+    assert not embedder.add_words(["xylophone", ""]).any()
 
 
 def test_a_long_text_is_cut_with_one_warning_that_names_the_limit():
@@ -85,7 +111,7 @@ def test_a_text_must_be_one(value):
 
 
 def test_every_parameter_learns():
-    embedder = ByteEmbedder(8, width=16, tokens=True)
+    embedder = ByteEmbedder(8, width=16, tokens=True, **ByteEmbedder.fit(["a note"]))
     context = embedder(["a note", None])
     (context.vector.sin().sum() + context.tokens.sin().sum()).backward()
     assert [name for name, p in embedder.named_parameters() if p.grad is None or not p.grad.any()] == []
