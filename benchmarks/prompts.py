@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 COUNT = 64
@@ -26,23 +27,27 @@ def measure(checkpoint: Path, split: str, scale: float, folder: Path) -> dict[st
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
 
 
-def share(timbre: str, checkpoint: Path, folder: Path, *options: str) -> float:
-    """Share of a timbre among notes of which the pitch alone is asked, by the judge of the notes."""
+def shares(checkpoint: Path, folder: Path, *options: str) -> dict[str, float]:
+    """How many of the notes of which the pitch alone is asked have each timbre, by the judge of the notes."""
     from mmdiff_audio.media import read
     from mmdiff_audio.metrics import NoteAccuracy
-    from mmdiff_audio.notes import Notes
+    from mmdiff_audio.notes import TIMBRES, Notes
 
-    if not folder.exists():
-        folder.mkdir()
-        prompts = folder / "prompts.txt"
-        prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
-        mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")
+    folder.mkdir()
+    prompts = folder / "prompts.txt"
+    prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
+    mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")
     judge, notes = NoteAccuracy(), Notes(size=256, seed=1)
     for wave, cond in notes:
         judge.update(wave[None], real=True, cond={"timbre": [cond["timbre"]]})
-    for path in sorted(folder.glob("*.wav")):
-        judge.update(read(path, judge.rate, 1, 0.0, notes.seconds)[None], real=False, cond={"timbre": [timbre]})
-    return judge.compute()["timbre"].item()
+    waves = [read(path, judge.rate, 1, 0.0, notes.seconds)[None] for path in sorted(folder.glob("*.wav"))]
+    found = {}
+    for timbre in TIMBRES:
+        asked = deepcopy(judge)
+        for wave in waves:
+            asked.update(wave, real=False, cond={"timbre": [timbre]})
+        found[timbre] = asked.compute()["timbre"].item()
+    return found
 
 
 def main() -> None:
@@ -58,12 +63,11 @@ def main() -> None:
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if value is not None)
                 print(f"| {experiment} | {scale:g} | {split} | {shown} |", flush=True)
         if experiment == "audio/notes_text":
-            from mmdiff_audio.notes import TIMBRES
-
-            for timbre in TIMBRES:
-                without = share(timbre, checkpoint, folder / "open")
-                against = share(timbre, checkpoint, folder / timbre, f"negative={timbre}")
-                print(f"| {timbre} | {without:.3g} | {against:.3g} |", flush=True)
+            scale = f"guidance.scale={SCALES[-1]:g}"
+            without = shares(checkpoint, folder / "open", scale)
+            for timbre, share in without.items():
+                against = shares(checkpoint, folder / timbre, scale, f"negative={timbre}")
+                print(f"| negative {timbre} | {share:.3g} | {against[timbre]:.3g} |", flush=True)
 
 
 if __name__ == "__main__":

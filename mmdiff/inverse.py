@@ -23,7 +23,7 @@ def dps(
     """Diffusion posterior sampling: Chung et al. 2023, algorithm 1, whose step becomes a change of the estimate.
 
     The gradient of ||y - A(D(x))|| is divided by that norm as there; measured in root mean squares, so that ``scale``
-    means the same for measurements of any size. Operators need not be linear.
+    means the same for measurements of any size.
 
     Args:
         denoise: the denoiser, its conditions bound.

@@ -21,11 +21,14 @@ def edit(config: DictConfig) -> None:
     from mmdiff.generation import plain
     from mmdiff.prompts import text_condition
 
+    device = choose(config.device)
     chosen = {name: config[name] for name in ("strength", "method", "jump", "repeats", "noise")}
     words: dict[str, Any] = {name: str(config[name]) for name in ("keep", "measured") if config[name] is not None}
     asked = request.read(
         config, lambda prompts, files: 8 if config.toward else max(prompts, files), infers="keep" in words
     )
+    if not asked.given:
+        raise ValueError("given must name at least one file.")
     model = asked.model
     source = to_dict(config)["source"]
     if isinstance(source, str):
@@ -40,7 +43,8 @@ def edit(config: DictConfig) -> None:
         **words,
         **carried,
     )
-    conds = asked.completed(choose(config.device), words.get("keep"))
+    model.denoiser.to(device)
+    conds = asked.completed(words.get("keep"))
     said = edit_files(
         model,
         conds,

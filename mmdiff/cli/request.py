@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -33,9 +32,8 @@ class Request(NamedTuple):
     given: list[Tensor]
     infer: list[str]
 
-    def completed(self, device: torch.device, kept: str | None) -> list[dict[str, Any]]:
-        """Conditions with those that the model, moved to a device, reads off the kept parts of what is given."""
-        self.model.denoiser.to(device)
+    def completed(self, kept: str | None) -> list[dict[str, Any]]:
+        """Conditions with those that the model reads off the kept parts of what is given."""
         return recognize(self.model, self.infer, self.conds, self.given, kept)
 
 

@@ -21,7 +21,8 @@ def sample(config: DictConfig) -> None:
     asked = request.read(config, lambda prompts, files: prompts if prompts > 1 else COUNT, infers=True)
     trainer = config.get("trainer")
     fabric = launch(trainer) if trainer else None
-    conds = asked.completed(fabric.device if fabric else choose(config.device), config.known)
+    asked.model.denoiser.to(fabric.device if fabric else choose(config.device))
+    conds = asked.completed(config.known)
     written = produce(
         asked.model,
         conds,

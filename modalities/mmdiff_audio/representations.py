@@ -80,7 +80,7 @@ class STFT(Representation):
 
     def decode(self, grid: Float[Tensor, "*b 2 f t"], length: int) -> Float[Tensor, "*b n"]:
         compressed = torch.view_as_complex(grid.movedim(-3, -1).contiguous())
-        spectrum = compressed * compressed.abs() ** (1 / self.power - 1)
+        spectrum = compressed * compressed.abs().clamp(min=1e-12) ** (1 / self.power - 1)
         return _flat(lambda s: self._istft(s, length), spectrum, kept=2)
 
     def frequencies(self, rate: int) -> Float[Tensor, "f"]:

@@ -252,6 +252,17 @@ def test_times_and_bands(representation):
     assert not short[..., 70 if isinstance(representation, STFT) else 20 :].any()  # padding is not known
 
 
+@pytest.mark.parametrize("power", [0.3, 0.7, 1.0])
+def test_what_is_heard_of_silence_has_a_gradient_and_a_tangent(power):
+    silence = torch.zeros(2, 128, 63, requires_grad=True)
+    wave = STFT(n_fft=254, hop=64, power=power).decode(silence, 4000)
+    weights = torch.ones_like(wave, requires_grad=True)
+    (gradient,) = torch.autograd.grad(wave, silence, weights, create_graph=True)
+    (tangent,) = torch.autograd.grad(gradient.sum(), weights)
+    assert gradient.isfinite().all()
+    assert tangent.isfinite().all()
+
+
 def test_samples_below_a_peak():
     audio = Audio(STFT(n_fft=254, hop=64), rate=8000, seconds=0.5)
     clipped = torch.sin(torch.arange(4000) / 10)[None].clamp(-0.5, 0.5)
