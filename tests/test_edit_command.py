@@ -85,6 +85,7 @@ def test_what_is_kept_tells_its_class(checkpoint, sounds, command, tmp_path):
         (["keep=seconds::0.1", "infer=pitch"], "infer=pitch: the conditions of this model with classes are timbre."),
         (["inverse=magic"], "inverse=magic does not exist; inverse takes dps, mmps, pigdm"),
         (["measured=all", "given=missing.wav"], "missing.wav: "),
+        (["strength=0.5", "given=[]"], "given must name at least one file."),
     ],
 )
 def test_mistakes(options, named, checkpoint, sounds, command, tmp_path):
