@@ -54,11 +54,6 @@ def words_of(text: str) -> list[str]:
     return sorted(set(WORD.findall(text)))
 
 
-def without_digits(word: str) -> str:
-    """The word with a zero for every number in it."""
-    return re.sub(r"\d+", "0", word)
-
-
 def warn_of_length(length: int, units: str) -> None:
     """Say, in the same words each time and so once, that a text is longer than what is read of it."""
     warnings.warn(f"texts are read up to {length} {units}; the end of a longer one is left out", stacklevel=2)
@@ -135,15 +130,10 @@ class ByteEmbedder(TextEmbedder):
 
     @classmethod
     def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
-        """Weights of the commonest words by inverse document frequency: Sparck Jones 1972.
-
-        Words that differ in their digits alone count as one: a number is not rare because there are many of them.
-        """
+        """Weights of the commonest words by inverse document frequency: Sparck Jones 1972."""
         texts = [words_of(normalize(value)) for value in values]
         common = Counter(word for words in texts for word in words).most_common(WORDS)
-        counts = Counter(alike for words in texts for alike in {without_digits(word) for word in words})
-        rarity = {alike: math.log((1 + len(texts)) / count) for alike, count in counts.items()}
-        return {"words": {word: float(f"{rarity[without_digits(word)]:.4g}") for word, _ in sorted(common)}}
+        return {"words": {word: float(f"{math.log((1 + len(texts)) / count):.4g}") for word, count in sorted(common)}}
 
     def read(self, text: Any) -> bytes:
         """The bytes of a text, at most ``length`` of them and whole characters."""

@@ -64,7 +64,7 @@ def test_untrained_a_word_matters_like_a_class():
 
 
 def test_a_word_weighs_what_it_tells():
-    """Inverse document frequency, by hand: 1 of 4 texts has the like of c4, 3 have note."""
+    """Inverse document frequency, by hand: 1 of 4 texts has c4, 3 have note."""
     weights = ByteEmbedder.fit(["a note C4", "a note", "a note note", "a"])["words"]
     assert list(weights) == ["a", "c4", "note"]
     assert list(weights.values()) == pytest.approx([math.log(5 / 4), math.log(5), math.log(5 / 3)], rel=1e-3)
@@ -74,17 +74,11 @@ def test_a_word_weighs_what_it_tells():
     torch.testing.assert_close(embedder.add_words(["c4 note c4"])[0], expected)
 
 
-def test_numbers_weigh_as_their_likes_together():
-    weights = ByteEmbedder.fit(["60 cm", "72 cm", "105 and 60 cm", "c4", "c11", "none"])["words"]
-    assert weights["60"] == weights["72"] == weights["105"] == pytest.approx(math.log(7 / 3), rel=1e-3)
-    assert weights["c4"] == weights["c11"] == pytest.approx(math.log(7 / 2), rel=1e-3)
-
-
 def test_the_commonest_words_are_known():
-    texts = [f"often {'x' * i}" for i in range(1, WORDS + 1)]
-    weights = ByteEmbedder.fit([*texts, "xxx"])["words"]
+    texts = [f"often word{i}" for i in range(WORDS)]
+    weights = ByteEmbedder.fit([*texts, "word7"])["words"]
     assert len(weights) == WORDS
-    assert {"often", "xxx"} <= set(weights)
+    assert {"often", "word7"} <= set(weights)
 
 
 def test_words_that_training_never_had_are_passed_over():
