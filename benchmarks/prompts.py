@@ -63,11 +63,16 @@ def main() -> None:
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if value is not None)
                 print(f"| {experiment} | {scale:g} | {split} | {shown} |", flush=True)
         if experiment == "audio/notes_text":
-            scale = f"guidance.scale={SCALES[-1]:g}"
-            without = shares(checkpoint, folder / "open", scale)
-            for timbre, share in without.items():
-                against = shares(checkpoint, folder / timbre, scale, f"negative={timbre}")
-                print(f"| negative {timbre} | {share:.3g} | {against[timbre]:.3g} |", flush=True)
+            from mmdiff_audio.captions import NAMES
+
+            for scale in SCALES[1:]:
+                options = (f"guidance.scale={scale:g}",)
+                without = shares(checkpoint, folder / f"open{scale:g}", *options)
+                for timbre, (name, *_) in NAMES.items():
+                    against = shares(checkpoint, folder / f"{timbre}{scale:g}", *options, f"negative={name}")
+                    print(
+                        f"| {scale:g} | negative {name} | {without[timbre]:.3g} | {against[timbre]:.3g} |", flush=True
+                    )
 
 
 if __name__ == "__main__":
