@@ -15,7 +15,7 @@ def edit(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from mmdiff.checkpoint import to_dict
-    from mmdiff.cli import request
+    from mmdiff import request
     from mmdiff.cli.device import choose
     from mmdiff.editing import Edit, edit_files
     from mmdiff.generation import plain

@@ -11,7 +11,7 @@ def sample(config: DictConfig) -> None:
     """Draw ``count`` samples and write them to the output folder."""
     from collections import deque
 
-    from mmdiff.cli import request
+    from mmdiff import request
     from mmdiff.cli.device import choose, launch
     from mmdiff.cli.train import quiet
     from mmdiff.generation import produce
