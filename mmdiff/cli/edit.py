@@ -14,8 +14,8 @@ def edit(config: DictConfig) -> None:
 
     from hydra.utils import instantiate
 
-    from mmdiff.checkpoint import to_dict
     from mmdiff import request
+    from mmdiff.checkpoint import to_dict
     from mmdiff.cli.device import choose
     from mmdiff.editing import Edit, edit_files
     from mmdiff.generation import plain
