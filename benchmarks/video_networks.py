@@ -7,6 +7,7 @@ as every audio configuration has them. Attention is counted with the rest: FLOPs
 are taken with the one that PyTorch chooses.
 
     python benchmarks/video_networks.py            # the table, for one thread and two
+    python benchmarks/video_networks.py bf16       # the same in mixed precision
     python benchmarks/video_networks.py NAME 1     # one network, one thread: FLOPs, seconds, MiB
 
 Needs `pip install mmdiff[video,bench]`.
@@ -139,7 +140,7 @@ def flops(build: Build, shape: tuple[int, ...]) -> float:
     return counter.get_total_flops()
 
 
-def measure(build: Build, shape: tuple[int, ...]) -> dict[str, float]:
+def measure(build: Build, shape: tuple[int, ...], mixed: bool) -> dict[str, float]:
     """Seconds of the fastest step, and MiB beyond what the imports took."""
     network, call = build()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
@@ -149,7 +150,9 @@ def measure(build: Build, shape: tuple[int, ...]) -> dict[str, float]:
     times = []
     for _ in range(STEPS):
         start = time.perf_counter()
-        call(network, x).square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            made = call(network, x)
+        made.float().square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - start)
@@ -181,14 +184,14 @@ def apart(*arguments: object) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def main() -> None:
+def main(*mixed: str) -> None:
     print("| network | M | GFLOP | threads | s per step | ours is faster by | MiB | of its memory |")
     print("|---|---|---|---|---|---|---|---|")
     for peer, (title, _, _, patches) in PEERS.items():
         widths = {patch: equal_width(peer, patch) for patch in patches}
         names = {(): title} | {(width, patch): f"ours, width {width}, patch {patch}" for patch, width in widths.items()}
         for threads in (1, 2):
-            runs = [{options: apart(peer, threads, *options) for options in names} for _ in range(ROUNDS)]
+            runs = [{options: apart(*mixed, peer, threads, *options) for options in names} for _ in range(ROUNDS)]
             best = {options: min((run[options] for run in runs), key=lambda run: run["seconds"]) for options in names}
             for options, name in names.items():
                 row(name, threads, best[options], best[()] if options else None)
@@ -208,11 +211,12 @@ def row(name: str, threads: int, figures: dict[str, float], theirs: dict[str, fl
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        _, peer, threads, *options = sys.argv
+    mixed = sys.argv[1:2] == ["bf16"]
+    if arguments := sys.argv[1 + mixed :]:
+        peer, threads, *options = arguments
         torch.set_num_threads(int(threads))
         torch.manual_seed(0)
         _, theirs, shape, _ = PEERS[peer]
-        print(json.dumps(measure(partial(ours, *map(int, options), shape) if options else theirs, shape)))
+        print(json.dumps(measure(partial(ours, *map(int, options), shape) if options else theirs, shape, mixed)))
     else:
-        main()
+        main(*["bf16"] * mixed)

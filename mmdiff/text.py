@@ -29,7 +29,7 @@ WORDS = 4096
 """Words of captions that are known one by one, the commonest ones."""
 
 
-WORD = re.compile(r"[\w#]+")
+WORD = re.compile(r"[^\W_][\w#]*")  # no key of a configuration that means something, such as _target_
 
 
 class TextEmbedder(Embedder):

@@ -5,7 +5,10 @@ import warnings
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from mmdiff.checkpoint import to_yaml
 from mmdiff.conditioning import Conditioner
 from mmdiff.testing import check_conditioner
 from mmdiff.text import WORDS, ByteEmbedder, normalize
@@ -72,6 +75,13 @@ def test_a_word_weighs_what_it_tells():
     c4, note = embedder.table.weight[2:]
     expected = (weights["c4"] * c4 + weights["note"] * note) / math.hypot(weights["c4"], weights["note"])
     torch.testing.assert_close(embedder.add_words(["c4 note c4"])[0], expected)
+
+
+def test_words_can_be_keys_of_a_configuration():
+    weights = ByteEmbedder.fit(["a _target_ of 60 yes null c#4 Übung"])["words"]
+    assert list(weights) == ["60", "a", "c#4", "null", "of", "target_", "yes", "übung"]
+    config = OmegaConf.create({"_target_": "mmdiff.text.ByteEmbedder", "features": 8, "words": weights})
+    assert list(instantiate(OmegaConf.create(to_yaml(config))).words) == list(weights)
 
 
 def test_the_commonest_words_are_known():
