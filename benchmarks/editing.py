@@ -180,10 +180,14 @@ def off_wave(model: Model, got: Tensor, x0: Tensor, masks: Tensor) -> Tensor:
     return (errors / size).sqrt()
 
 
+def as_given(seen: Tensor, masks: Tensor) -> Tensor:
+    return seen
+
+
 def problems(model: Model) -> list:
     """What is measured, the noise put on it, options of the edit, the naive answer and the error."""
     if isinstance(getattr(model.modality, "representation", None), STFT):
-        answers = (lambda seen, masks: seen, partial(splined, model))
+        answers = (as_given, partial(splined, model))
         return [("unclipped", 0.0, {"strength": 0.5}, naive, partial(off_wave, model)) for naive in answers]
     exact = {"noise": 0.02}
     return {
@@ -194,8 +198,8 @@ def problems(model: Model) -> list:
         ],
         "Video": [("every:2", 0.0, exact, partial(across, dim=2), rms), ("coarse:4", 0.0, exact, enlarged, rms)],
         "PointCloud": [
-            ("all", 0.1, {"noise": 0.1}, lambda seen, masks: seen, partial(off_surface, model)),
-            ("all", 0.3, {"noise": 0.3}, lambda seen, masks: seen, partial(off_surface, model)),
+            ("all", 0.1, {"noise": 0.1}, as_given, partial(off_surface, model)),
+            ("all", 0.3, {"noise": 0.3}, as_given, partial(off_surface, model)),
             ("x::0", 0.0, exact, partial_cloud, chamfer),
         ],
     }[type(model.modality).__name__]

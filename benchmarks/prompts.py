@@ -12,6 +12,11 @@ import tempfile
 from copy import deepcopy
 from pathlib import Path
 
+from mmdiff_audio.captions import NAMES
+from mmdiff_audio.media import read
+from mmdiff_audio.metrics import NoteAccuracy
+from mmdiff_audio.notes import TIMBRES, Notes
+
 COUNT = 64
 SPLITS = ("train", "wordings", "combinations")
 SCALES = (1.0, 2.0, 3.0)
@@ -27,20 +32,21 @@ def measure(checkpoint: Path, split: str, scale: float, folder: Path) -> dict[st
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
 
 
-def shares(checkpoint: Path, folder: Path, *options: str) -> dict[str, float]:
-    """How many of the notes of which the pitch alone is asked have each timbre, by the judge of the notes."""
-    from mmdiff_audio.media import read
-    from mmdiff_audio.metrics import NoteAccuracy
-    from mmdiff_audio.notes import TIMBRES, Notes
+def judge_of_notes() -> NoteAccuracy:
+    """The judge of the notes, which has heard real ones."""
+    judge = NoteAccuracy()
+    for wave, cond in Notes(size=256, seed=1):
+        judge.update(wave[None], real=True, cond={"timbre": [cond["timbre"]]})
+    return judge
 
+
+def shares(judge: NoteAccuracy, checkpoint: Path, folder: Path, *options: str) -> dict[str, float]:
+    """How many of the notes of which the pitch alone is asked have each timbre."""
     folder.mkdir()
     prompts = folder / "prompts.txt"
     prompts.write_text("".join(f"a note, MIDI {60 + i % 25}\n" for i in range(COUNT)), encoding="utf-8")
     mmdiff("sample", f"checkpoint={checkpoint}", f"prompt={prompts}", *options, f"output={folder}")
-    judge, notes = NoteAccuracy(), Notes(size=256, seed=1)
-    for wave, cond in notes:
-        judge.update(wave[None], real=True, cond={"timbre": [cond["timbre"]]})
-    waves = [read(path, judge.rate, 1, 0.0, notes.seconds)[None] for path in sorted(folder.glob("*.wav"))]
+    waves = [read(path, judge.rate, 1)[None] for path in sorted(folder.glob("*.wav"))]
     found = {}
     for timbre in TIMBRES:
         asked = deepcopy(judge)
@@ -63,13 +69,12 @@ def main() -> None:
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if value is not None)
                 print(f"| {experiment} | {scale:g} | {split} | {shown} |", flush=True)
         if experiment == "audio/notes_text":
-            from mmdiff_audio.captions import NAMES
-
+            judge = judge_of_notes()
             for scale in SCALES[1:]:
                 options = (f"guidance.scale={scale:g}",)
-                without = shares(checkpoint, folder / f"open{scale:g}", *options)
+                without = shares(judge, checkpoint, folder / f"open{scale:g}", *options)
                 for timbre, (name, *_) in NAMES.items():
-                    against = shares(checkpoint, folder / f"{timbre}{scale:g}", *options, f"negative={name}")
+                    against = shares(judge, checkpoint, folder / f"{timbre}{scale:g}", *options, f"negative={name}")
                     print(
                         f"| {scale:g} | negative {name} | {without[timbre]:.3g} | {against[timbre]:.3g} |", flush=True
                     )

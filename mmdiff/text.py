@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmdiff.conditioning import Embedder
@@ -52,6 +52,12 @@ def normalize(text: Any) -> str:
 def words_of(text: str) -> list[str]:
     """The distinct words of a normalized text, sorted; a sharp belongs to its letter."""
     return sorted(set(WORD.findall(text)))
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "b n"]:
+    """Rows of numbers with zeros behind the shorter ones."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
 
 
 def warn_of_length(length: int, units: str) -> None:
@@ -103,10 +109,10 @@ class ByteEmbedder(TextEmbedder):
     def forward(self, values: Sequence[Any]) -> Context:
         texts = [self.read(value) for value in values]
         codes = [[START, *text] for text in texts]
-        longest = max(map(len, codes))
         device = self.bytes.weight.device
-        known = torch.tensor([len(row) for row in codes], device=device)[:, None] > torch.arange(longest, device=device)
-        index = torch.tensor([row + [0] * (longest - len(row)) for row in codes], device=device)
+        index = padded(codes, device)
+        places = torch.arange(index.shape[1], device=device)
+        known = torch.tensor([len(row) for row in codes], device=device)[:, None] > places
         h = self.bytes(index) * known[..., None]
         h = h + self.local(h.mT).mT
         for block in self.blocks:
@@ -120,11 +126,7 @@ class ByteEmbedder(TextEmbedder):
 
     def add_words(self, texts: Sequence[str]) -> Float[Tensor, "b f"]:
         """Weighted vectors of the known words of each text, added up, of unit variance while untrained."""
-        rows = [[self.words.get(word, 0) for word in words_of(text)] for text in texts]
-        longest = max(map(len, rows))
-        index = torch.tensor(
-            [row + [0] * (longest - len(row)) for row in rows], dtype=torch.long, device=self.weights.device
-        )
+        index = padded([[self.words.get(word, 0) for word in words_of(text)] for text in texts], self.weights.device)
         weights = F.normalize(self.weights[index], dim=1)
         return (weights[:, None] @ self.table(index))[:, 0]
 
