@@ -59,7 +59,7 @@ def infer_embedders(conditions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         elif all(str(v).endswith(".npy") for v in values):
             embedders[name] = {"_target_": "mmdiff.conditioning.DenseEmbedder", "shape": None}
         elif name == "text":
-            embedders[name] = _embedder("text.ByteEmbedder", words=None)
+            embedders[name] = _embedder("text.ByteEmbedder", words=None, numbers=None)
         elif len(set(map(str, values))) <= max(2, len(values) // 2):
             embedders[name] = _embedder("conditioning.ClassEmbedder", classes=None)
         else:

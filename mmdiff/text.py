@@ -9,7 +9,8 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, pstdev
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from mmdiff.conditioning import Embedder
 from mmdiff.nn.attention import heads, rotate
+from mmdiff.nn.embed import FourierFeatures
 from mmdiff.types import Context
 
 START = 256
@@ -28,8 +30,13 @@ START = 256
 WORDS = 4096
 """Words of captions that are known one by one, the commonest ones."""
 
+MEASURES = 16
+"""Measures that numbers in captions are told in, such as "cm high": the commonest ones, of one caption in a hundred."""
 
-WORD = re.compile(r"[^\W_][\w#]*")  # no key of a configuration that means something, such as _target_
+HAN = r"\u3040-\u30ff\u3400-\u9fff"  # written without blanks: each character counts as a word
+WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}](?:[^\W{HAN}]|#)*")  # no key of configurations with a meaning, as _target_
+NUMBER = r"(?<![\w.,])(-?\d+(?:\.\d+)?) ?"
+UNIT = re.compile(NUMBER + r"([^\W\d_]+)(?: (?=([^\W\d_]+)))?")
 
 
 class TextEmbedder(Embedder):
@@ -66,12 +73,13 @@ def warn_of_length(length: int, units: str) -> None:
 
 
 class ByteEmbedder(TextEmbedder):
-    """A small transformer on the bytes of UTF-8, trained with the model: any language, nothing to download.
+    """Words and numbers, and a small transformer on the bytes of UTF-8; trained with the model, nothing to download.
 
-    Bytes pass a convolution, which makes parts of words of them, and blocks of attention with rotary positions. What
-    the attention gathers joins a sum of vectors, one for each known word, weighted by what it tells: captions that
-    differ in one word then differ like classes do, where an untrained transformer tells them apart a hundred times
-    less. The vector has unit variance.
+    The vector, of unit variance, adds up what is said: a vector for each known word, and for each number in a known
+    measure a linear map of its Fourier features, weighted by what they tell. Captions that differ in one word then
+    differ like classes do. A text without a known word, in another language or none, is read by its bytes: these pass
+    a convolution, which makes parts of words of them, and blocks of attention with rotary positions. They are the
+    tokens too, and know the order of the words.
 
     Args:
         features: size of the vector and of the tokens.
@@ -79,7 +87,8 @@ class ByteEmbedder(TextEmbedder):
         depth: blocks.
         length: bytes that are read; what is longer is cut, with a warning.
         tokens: also give one token for each byte, for networks with cross-attention.
-        words: weight of each word that is known one by one, learned by `fit`; the sum passes over others.
+        words: weight of each word that is known one by one, learned by `fit`; others say nothing beside known ones.
+        numbers: mean, standard deviation and weight of the numbers in each known measure, learned by `fit`.
     """
 
     weights: Tensor
@@ -93,6 +102,7 @@ class ByteEmbedder(TextEmbedder):
         length: int = 256,
         tokens: bool = False,
         words: Mapping[str, float] | None = None,
+        numbers: Mapping[str, Sequence[float]] | None = None,
         drop: float = 0.1,
     ):
         super().__init__(drop)
@@ -103,6 +113,7 @@ class ByteEmbedder(TextEmbedder):
         self.words = {word: i for i, word in enumerate(words or {}, 1)}
         self.table = nn.Embedding(1 + len(self.words), features)
         self.register_buffer("weights", torch.tensor([0.0, *(words or {}).values()]), persistent=False)
+        self.numbers = _Numbers(features, numbers) if numbers else None
         self.vector = nn.Linear(width, features)
         self.tokens = nn.Linear(width, features) if tokens else None
 
@@ -118,24 +129,31 @@ class ByteEmbedder(TextEmbedder):
         for block in self.blocks:
             h = block(h, known)
         h = F.layer_norm(h, h.shape[-1:])
-        vector = self.vector(h[:, 0]) + self.add_words([text.decode() for text in texts])
+        said = self.add_words([text.decode() for text in texts])
+        vector = torch.where(said.any(1, keepdim=True), said, self.vector(h[:, 0]))
         vector = F.layer_norm(vector, vector.shape[-1:])
         if self.tokens is None:
             return Context(vector=vector)
         return Context(vector=vector, tokens=self.tokens(h), token_mask=known)
 
     def add_words(self, texts: Sequence[str]) -> Float[Tensor, "b f"]:
-        """Weighted vectors of the known words of each text, added up, of unit variance while untrained."""
+        """Weighted sum of the vectors of known words and numbers in each text, of unit variance while untrained."""
         index = padded([[self.words.get(word, 0) for word in words_of(text)] for text in texts], self.weights.device)
-        weights = F.normalize(self.weights[index], dim=1)
-        return (weights[:, None] @ self.table(index))[:, 0]
+        weights = self.weights[index]
+        total, square = (weights[:, None] @ self.table(index))[:, 0], weights.square().sum(1, keepdim=True)
+        if self.numbers is not None:
+            numbers, squares = self.numbers(texts)
+            total, square = total + numbers, square + squares
+        return total / square.clamp(min=1e-12).sqrt()
 
     @classmethod
     def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
-        """Weights of the commonest words by inverse document frequency: Sparck Jones 1972."""
-        texts = [words_of(normalize(value)) for value in values]
-        common = Counter(word for words in texts for word in words).most_common(WORDS)
-        return {"words": {word: float(f"{math.log((1 + len(texts)) / count):.4g}") for word, count in sorted(common)}}
+        """Measures of numbers, and weights by inverse document frequency: Sparck Jones 1972."""
+        texts = [normalize(value) for value in values]
+        numbers = fit_numbers(texts)
+        pattern = pattern_of(numbers)
+        words = Counter(word for text in texts for word in words_of(pattern.sub(r"\2", text))).most_common(WORDS)
+        return {"words": {word: rarity(count, len(texts)) for word, count in sorted(words)}, "numbers": numbers}
 
     def read(self, text: Any) -> bytes:
         """The bytes of a text, at most ``length`` of them and whole characters."""
@@ -144,6 +162,64 @@ class ByteEmbedder(TextEmbedder):
             warn_of_length(self.length, "bytes")
             code = code[: self.length].decode(errors="ignore").encode()
         return code
+
+
+def rarity(count: int, total: int) -> float:
+    """What is told by something that ``count`` of ``total`` texts have, to four digits: log((1 + total) / count)."""
+    return float(f"{math.log((1 + total) / count):.4g}")
+
+
+def fit_numbers(texts: Sequence[str]) -> dict[str, list[float]]:
+    """Mean, standard deviation and weight of the numbers in each measure.
+
+    A unit is a word that nine times of ten stands behind a number; with the word behind it, which tells what is
+    measured, it is a measure: "cm high", "bpm".
+    """
+    behind = Counter(match[2] for text in texts for match in UNIT.finditer(text))
+    total = Counter(word for text in texts for word in WORD.findall(text))
+    found: dict[str, list[float]] = {}
+    for text in texts:
+        for number, unit, of in UNIT.findall(text):
+            if behind[unit] >= 0.9 * total[unit]:
+                found.setdefault(f"{unit} {of}".strip(), []).append(float(number))
+    common = sorted(found, key=lambda measure: -len(found[measure]))[:MEASURES]
+    return {
+        measure: [float(f"{value:.4g}") for value in (mean(numbers), pstdev(numbers))]
+        + [rarity(len(numbers), len(texts))]
+        for measure in common
+        if len(numbers := found[measure]) >= len(texts) / 100 and len(set(numbers)) > 1
+    }
+
+
+def pattern_of(measures: Iterable[str]) -> re.Pattern[str]:
+    """Matches a number in one of the measures: the groups are the number and the measure."""
+    names = "|".join(map(re.escape, sorted(measures, key=len, reverse=True)))
+    return re.compile(rf"{NUMBER}({names or '(?!)'})\b")
+
+
+class _Numbers(nn.Module):
+    """What the numbers of texts say, in known measures."""
+
+    def __init__(self, features: int, measures: Mapping[str, Sequence[float]]):
+        super().__init__()
+        self.measures = {measure: tuple(row) for measure, row in measures.items()}
+        self.pattern = pattern_of(measures)
+        self.fourier = FourierFeatures(features, bandwidth=2.0)
+        self.maps = nn.Parameter(torch.randn(len(measures), features, features) / features**0.5)
+
+    def forward(self, texts: Sequence[str]) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b 1"]]:
+        """The weighted sum for each text, and the sum of the squared weights."""
+        found = [{measure: float(number) for number, measure in self.pattern.findall(text)} for text in texts]
+        rows = [
+            [
+                ((row[measure] - mean) / std, weight) if measure in row else (0.0, 0.0)
+                for measure, (mean, std, weight) in self.measures.items()
+            ]
+            for row in found
+        ]
+        number, weight = self.maps.new_tensor(rows).unbind(-1)
+        features = self.fourier(number) * weight[..., None]
+        return torch.einsum("bmf,mfo->bo", features, self.maps), weight.square().sum(1, keepdim=True)
 
 
 class _Block(nn.Module):

@@ -11,11 +11,12 @@ from omegaconf import OmegaConf
 from mmdiff.checkpoint import to_yaml
 from mmdiff.conditioning import Conditioner
 from mmdiff.testing import check_conditioner
-from mmdiff.text import WORDS, ByteEmbedder, normalize
+from mmdiff.text import WORDS, ByteEmbedder, normalize, pattern_of, words_of
 
 
 def build(**options) -> ByteEmbedder:
-    return ByteEmbedder(8, **{"width": 16, "depth": 2, "drop": 0.0} | options).eval().requires_grad_(False)
+    options = {"features": 8, "width": 16, "depth": 2, "drop": 0.0} | options
+    return ByteEmbedder(**options).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", "\n\t", "\u3000"])
@@ -77,6 +78,70 @@ def test_a_word_weighs_what_it_tells():
     torch.testing.assert_close(embedder.add_words(["c4 note c4"])[0], expected)
 
 
+def test_characters_of_languages_without_blanks_are_words():
+    assert words_of("低い音 midi音 한국어") == ["midi", "い", "低", "音", "한국어"]
+
+
+def test_a_text_without_known_words_is_read_by_its_bytes():
+    embedder = build(words=ByteEmbedder.fit(["a flute", "a harp"])["words"])
+    said = embedder.add_words(["a flute"])
+    torch.testing.assert_close(embedder(["a flute"]).vector, torch.nn.functional.layer_norm(said, said.shape[1:]))
+    assert torch.pdist(embedder(["Flöte", "Harfe", "", "リード"]).vector).min() > 1e-2
+
+
+def test_numbers_are_learned_from_captions_with_what_they_measure():
+    """By hand: 3 of 4 texts tell a width, 3 and 5 and 4 cm; "of" does not stand behind numbers only."""
+    texts = ["3 cm wide, of oak", "5 cm wide, 7.5 cm high", "box 4 cm wide of 2 legs", "6 cm high"]
+    numbers = ByteEmbedder.fit(texts)["numbers"]
+    assert list(numbers) == ["cm wide", "cm high"]
+    assert numbers["cm wide"] == pytest.approx([4, math.sqrt(2 / 3), math.log(5 / 3)], rel=1e-3)
+    assert numbers["cm high"] == pytest.approx([6.75, 0.75, math.log(5 / 2)], rel=1e-3)
+    assert list(ByteEmbedder.fit(texts)["words"]) == ["2", "box", "cm", "high", "legs", "oak", "of", "wide"]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a box, 50 cm wide", [("50", "cm wide")]),
+        ("50cm wide and -2.5 cm high", [("50", "cm wide"), ("-2.5", "cm high")]),
+        ("10-20 bpm", [("20", "bpm")]),
+        ("1,200 bpm, 50 cm, v2 bpm, 3 cm wider", []),
+    ],
+)
+def test_numbers_are_read_in_their_measure(text, read):
+    assert pattern_of(["cm high", "bpm", "cm wide"]).findall(text) == read
+
+
+def test_numbers_near_each_other_say_nearly_the_same():
+    """What differs is 2 - 2 exp(-(2 pi 2 d)^2 / 2) for d standard deviations: normal frequencies, two cycles wide."""
+    texts = [f"{n} cm {side}" for n in range(10, 100) for side in ("wide", "high")]
+    numbers = ByteEmbedder.fit(texts)["numbers"]
+    std, weight = numbers["cm wide"][1:]
+    embedder = build(features=512, words=None, numbers=numbers)
+    said = embedder.numbers(["50 cm wide", "50.5 cm wide", "52 cm wide", "90 cm wide", "50 cm high", "50"])[0] / weight
+    differ = (said[1:4] - said[0]).square().mean(1)
+    expected = [2 - 2 * math.exp(-((4 * math.pi * d / std) ** 2) / 2) for d in (0.5, 2, 40)]
+    torch.testing.assert_close(differ, torch.tensor(expected), rtol=0.2, atol=0)
+    assert (said[4] - said[0]).square().mean() > 1.6
+    assert not said[5].any()
+
+
+def test_it_reads_numbers_that_training_never_had():
+    sizes = [n for n in range(10, 100) if n % 5]
+    texts = [f"a box, {n} cm wide, {109 - n} cm high" for n in sizes]
+    embedder, head = ByteEmbedder(64, width=16, depth=1, **ByteEmbedder.fit(texts), drop=0), torch.nn.Linear(64, 1)
+    optimizer = torch.optim.Adam([*embedder.parameters(), *head.parameters()], 3e-3)
+    target = (torch.tensor(sizes) - 54.5)[:, None] / 26
+    for _ in range(150):
+        loss = (head(embedder(texts).vector) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    asked = list(range(15, 95, 5))
+    found = head(embedder([f"a box, {n} cm wide, {109 - n} cm high" for n in asked]).vector)
+    assert (found - (torch.tensor(asked) - 54.5)[:, None] / 26).square().mean() < 0.02
+
+
 def test_words_can_be_keys_of_a_configuration():
     weights = ByteEmbedder.fit(["a _target_ of 60 yes null c#4 Übung"])["words"]
     assert list(weights) == ["60", "a", "c#4", "null", "of", "target_", "yes", "übung"]
@@ -121,8 +186,8 @@ def test_a_text_must_be_one(value):
 
 
 def test_every_parameter_learns():
-    embedder = ByteEmbedder(8, width=16, tokens=True, **ByteEmbedder.fit(["a note"]))
-    context = embedder(["a note", None])
+    embedder = ByteEmbedder(8, width=16, tokens=True, **ByteEmbedder.fit(["a note of 5 s", "a note of 6 s"]))
+    context = embedder(["a note of 5 s", None])
     (context.vector.sin().sum() + context.tokens.sin().sum()).backward()
     assert [name for name, p in embedder.named_parameters() if p.grad is None or not p.grad.any()] == []
 
