@@ -34,7 +34,7 @@ MEASURES = 16
 """Measures that numbers in captions are told in, such as "cm high": the commonest ones, of one caption in a hundred."""
 
 HAN = r"\u3040-\u30ff\u3400-\u9fff"  # written without blanks: each character counts as a word
-WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}](?:[^\W{HAN}]|#)*")  # no key of configurations with a meaning, as _target_
+WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}](?:[^\W{HAN}]|#)*")  # never a key that Hydra reads, as _target_
 NUMBER = r"(?<![\w.,])(-?\d+(?:\.\d+)?) ?"
 UNIT = re.compile(NUMBER + r"([^\W\d_]+)(?: (?=([^\W\d_]+)))?")
 
@@ -70,6 +70,12 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "
 def warn_of_length(length: int, units: str) -> None:
     """Say, in the same words each time and so once, that a text is longer than what is read of it."""
     warnings.warn(f"texts are read up to {length} {units}; the end of a longer one is left out", stacklevel=2)
+
+
+def warn_of_unknown(texts: Iterable[str]) -> None:
+    """Say of each text that the model has learned nothing about it."""
+    for text in texts:
+        warnings.warn(f"no word of {text!r} was in the captions that the model learned from", stacklevel=2)
 
 
 class ByteEmbedder(TextEmbedder):
@@ -130,7 +136,12 @@ class ByteEmbedder(TextEmbedder):
             h = block(h, known)
         h = F.layer_norm(h, h.shape[-1:])
         said = self.add_words([text.decode() for text in texts])
-        vector = torch.where(said.any(1, keepdim=True), said, self.vector(h[:, 0]))
+        heard = said.any(1, keepdim=True)
+        if self.words and not self.training:
+            warn_of_unknown(
+                [text.decode() for text, is_heard in zip(texts, heard, strict=True) if text and not is_heard]
+            )
+        vector = torch.where(heard, said, self.vector(h[:, 0]))
         vector = F.layer_norm(vector, vector.shape[-1:])
         if self.tokens is None:
             return Context(vector=vector)

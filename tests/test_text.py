@@ -86,7 +86,9 @@ def test_a_text_without_known_words_is_read_by_its_bytes():
     embedder = build(words=ByteEmbedder.fit(["a flute", "a harp"])["words"])
     said = embedder.add_words(["a flute"])
     torch.testing.assert_close(embedder(["a flute"]).vector, torch.nn.functional.layer_norm(said, said.shape[1:]))
-    assert torch.pdist(embedder(["Flöte", "Harfe", "", "リード"]).vector).min() > 1e-2
+    with pytest.warns(UserWarning, match="no word of '(flöte|harfe|リード)' was in the captions"):
+        vector = embedder(["Flöte", "Harfe", "", "リード"]).vector
+    assert torch.pdist(vector).min() > 1e-2
 
 
 def test_numbers_are_learned_from_captions_with_what_they_measure():
