@@ -6,6 +6,7 @@ Nothing is ever unpickled: checkpoints are loaded with ``weights_only=True`` and
 
 import hashlib
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -112,7 +113,15 @@ def to_dict(config: DictConfig) -> dict[str, Any]:
 
 def to_yaml(config: DictConfig) -> str:
     """Resolved YAML with lists of numbers on one line."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    options = {"sort_keys": False, "default_flow_style": None, "width": 120, "allow_unicode": True}
+    return yaml.dump(to_dict(config), Dumper=_Dumper, **options)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts texts in quotes that OmegaConf would read as numbers: ``1e5`` is none in YAML 1.1."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), None)
 
 
 def _read(path: Path) -> tuple[DictConfig, dict[str, Tensor]]:

@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import mean, pstdev
 from typing import Any
 
@@ -35,8 +36,9 @@ MEASURES = 16
 
 HAN = r"\u3040-\u30ff\u3400-\u9fff"  # written without blanks: each character counts as a word
 WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}](?:[^\W{HAN}]|#)*")  # never a key that Hydra reads, as _target_
-NUMBER = r"(?<![\w.,])(-?\d+(?:\.\d+)?) ?"
-UNIT = re.compile(NUMBER + r"([^\W\d_]+)(?: (?=([^\W\d_]+)))?")
+LETTERS = rf"[^\W\d_{HAN}]+"
+NUMBER = r"(?<![\w.,#/'\u2019\u2044\u2212])(?<!\d )(-?\d+(?:\.\d+)?) ?"  # no part of a fraction or of a larger number
+MEASURE = re.compile(rf"{NUMBER}({LETTERS})\b(?: (?=({LETTERS})\b))?")
 
 
 class TextEmbedder(Embedder):
@@ -81,11 +83,11 @@ def warn_of_unknown(texts: Iterable[str]) -> None:
 class ByteEmbedder(TextEmbedder):
     """Words and numbers, and a small transformer on the bytes of UTF-8; trained with the model, nothing to download.
 
-    The vector, of unit variance, adds up what is said: a vector for each known word, and for each number in a known
-    measure a linear map of its Fourier features, weighted by what they tell. Captions that differ in one word then
-    differ like classes do. A text without a known word, in another language or none, is read by its bytes: these pass
-    a convolution, which makes parts of words of them, and blocks of attention with rotary positions. They are the
-    tokens too, and know the order of the words.
+    The vector, of unit variance, adds up what is said: a vector for each known word, rare ones weighing most, and for
+    the number in each known measure a linear map of its Fourier features. Captions that differ in one word then differ
+    like classes do. The tokens are of the bytes, which pass a convolution, which makes parts of words of them, and
+    blocks of attention with rotary positions, and so know the order of the words. They give the vector where no word
+    is known: beside a model that learned words, it is told from others, but nothing was learned about it.
 
     Args:
         features: size of the vector and of the tokens.
@@ -94,7 +96,8 @@ class ByteEmbedder(TextEmbedder):
         length: bytes that are read; what is longer is cut, with a warning.
         tokens: also give one token for each byte, for networks with cross-attention.
         words: weight of each word that is known one by one, learned by `fit`; others say nothing beside known ones.
-        numbers: mean, standard deviation and weight of the numbers in each known measure, learned by `fit`.
+        numbers: mean and standard deviation of the numbers in each known measure, learned by `fit`. Of two numbers in
+            one measure the last one counts.
     """
 
     weights: Tensor
@@ -124,24 +127,16 @@ class ByteEmbedder(TextEmbedder):
         self.tokens = nn.Linear(width, features) if tokens else None
 
     def forward(self, values: Sequence[Any]) -> Context:
-        texts = [self.read(value) for value in values]
-        codes = [[START, *text] for text in texts]
-        device = self.bytes.weight.device
-        index = padded(codes, device)
-        places = torch.arange(index.shape[1], device=device)
-        known = torch.tensor([len(row) for row in codes], device=device)[:, None] > places
-        h = self.bytes(index) * known[..., None]
-        h = h + self.local(h.mT).mT
-        for block in self.blocks:
-            h = block(h, known)
-        h = F.layer_norm(h, h.shape[-1:])
-        said = self.add_words([text.decode() for text in texts])
-        heard = said.any(1, keepdim=True)
+        codes = [self.read(value) for value in values]
+        texts = [code.decode() for code in codes]
+        said = self.add_words(texts)
+        heard = said.any(1)
         if self.words and not self.training:
-            warn_of_unknown(
-                [text.decode() for text, is_heard in zip(texts, heard, strict=True) if text and not is_heard]
-            )
-        vector = torch.where(heard, said, self.vector(h[:, 0]))
+            warn_of_unknown(text for text, is_heard in zip(texts, heard, strict=True) if text and not is_heard)
+        if self.tokens is None:
+            codes = [b"" if is_heard else code for code, is_heard in zip(codes, heard, strict=True)]
+        h, known = self.read_bytes(codes)
+        vector = torch.where(heard[:, None], said, self.vector(h[:, 0]))
         vector = F.layer_norm(vector, vector.shape[-1:])
         if self.tokens is None:
             return Context(vector=vector)
@@ -149,22 +144,34 @@ class ByteEmbedder(TextEmbedder):
 
     def add_words(self, texts: Sequence[str]) -> Float[Tensor, "b f"]:
         """Weighted sum of the vectors of known words and numbers in each text, of unit variance while untrained."""
-        index = padded([[self.words.get(word, 0) for word in words_of(text)] for text in texts], self.weights.device)
+        left = texts if self.numbers is None else self.numbers.left(texts)
+        index = padded([[self.words.get(word, 0) for word in words_of(text)] for text in left], self.weights.device)
         weights = self.weights[index]
         total, square = (weights[:, None] @ self.table(index))[:, 0], weights.square().sum(1, keepdim=True)
         if self.numbers is not None:
-            numbers, squares = self.numbers(texts)
-            total, square = total + numbers, square + squares
+            numbers, count = self.numbers(texts)
+            total, square = total + numbers, square + count
         return total / square.clamp(min=1e-12).sqrt()
+
+    def read_bytes(self, codes: Sequence[bytes]) -> tuple[Float[Tensor, "b n w"], Bool[Tensor, "b n"]]:
+        """What is known at each byte, the first one being `START`, and which bytes there are."""
+        device = self.bytes.weight.device
+        index = padded([[START, *code] for code in codes], device)
+        places = torch.arange(index.shape[1], device=device)
+        known = torch.tensor([1 + len(code) for code in codes], device=device)[:, None] > places
+        h = self.bytes(index) * known[..., None]
+        h = h + self.local(h.mT).mT
+        for block in self.blocks:
+            h = block(h, known)
+        return F.layer_norm(h, h.shape[-1:]), known
 
     @classmethod
     def fit(cls, values: Sequence[Any]) -> dict[str, Any]:
-        """Measures of numbers, and weights by inverse document frequency: Sparck Jones 1972."""
+        """Measures of numbers, and weights of words by inverse document frequency: Sparck Jones 1972."""
         texts = [normalize(value) for value in values]
-        numbers = fit_numbers(texts)
-        pattern = pattern_of(numbers)
-        words = Counter(word for text in texts for word in words_of(pattern.sub(r"\2", text))).most_common(WORDS)
-        return {"words": {word: rarity(count, len(texts)) for word, count in sorted(words)}, "numbers": numbers}
+        words = Counter(word for text in texts for word in words_of(text)).most_common(WORDS)
+        weights = {word: float(f"{math.log((1 + len(texts)) / count):.4g}") for word, count in sorted(words)}
+        return {"words": weights, "numbers": fit_numbers(texts)}
 
     def read(self, text: Any) -> bytes:
         """The bytes of a text, at most ``length`` of them and whole characters."""
@@ -175,31 +182,25 @@ class ByteEmbedder(TextEmbedder):
         return code
 
 
-def rarity(count: int, total: int) -> float:
-    """What is told by something that ``count`` of ``total`` texts have, to four digits: log((1 + total) / count)."""
-    return float(f"{math.log((1 + total) / count):.4g}")
-
-
 def fit_numbers(texts: Sequence[str]) -> dict[str, list[float]]:
-    """Mean, standard deviation and weight of the numbers in each measure.
+    """Mean and standard deviation of the numbers in each measure.
 
-    A unit is a word that nine times of ten stands behind a number; with the word behind it, which tells what is
-    measured, it is a measure: "cm high", "bpm".
+    A unit is a word that nine times of ten stands behind a number, parted from other words. It is a measure with the
+    word behind it, which tells what is measured, where both are common ("cm high"), and else alone ("bpm").
     """
-    behind = Counter(match[2] for text in texts for match in UNIT.finditer(text))
-    total = Counter(word for text in texts for word in WORD.findall(text))
-    found: dict[str, list[float]] = {}
-    for text in texts:
-        for number, unit, of in UNIT.findall(text):
-            if behind[unit] >= 0.9 * total[unit]:
-                found.setdefault(f"{unit} {of}".strip(), []).append(float(number))
-    common = sorted(found, key=lambda measure: -len(found[measure]))[:MEASURES]
-    return {
-        measure: [float(f"{value:.4g}") for value in (mean(numbers), pstdev(numbers))]
-        + [rarity(len(numbers), len(texts))]
-        for measure in common
-        if len(numbers := found[measure]) >= len(texts) / 100 and len(set(numbers)) > 1
-    }
+    found = [MEASURE.findall(text) for text in texts]
+    behind = Counter(unit for matches in found for _, unit, _ in matches)
+    total = Counter(word for text in texts for word in re.findall(LETTERS, text))
+    units = {unit for unit in behind if behind[unit] >= 0.9 * total[unit]}
+    pairs = Counter(pair for matches in found for pair in {(unit, of) for _, unit, of in matches})
+    numbers: dict[str, list[float]] = {}
+    for number, unit, of in chain.from_iterable(found):
+        if unit in units:
+            alone = not of or pairs[unit, of] < len(texts) / 100
+            numbers.setdefault(unit if alone else f"{unit} {of}", []).append(float(number))
+    varied = [measure for measure, told in numbers.items() if len(told) >= len(texts) / 100 and len(set(told)) > 1]
+    common = sorted(varied, key=lambda measure: -len(numbers[measure]))[:MEASURES]
+    return {measure: [float(f"{f(numbers[measure]):.4g}") for f in (mean, pstdev)] for measure in common}
 
 
 def pattern_of(measures: Iterable[str]) -> re.Pattern[str]:
@@ -209,28 +210,27 @@ def pattern_of(measures: Iterable[str]) -> re.Pattern[str]:
 
 
 class _Numbers(nn.Module):
-    """What the numbers of texts say, in known measures."""
+    """What the numbers of texts say, in known measures; each weighs 1."""
 
     def __init__(self, features: int, measures: Mapping[str, Sequence[float]]):
         super().__init__()
-        self.measures = {measure: tuple(row) for measure, row in measures.items()}
+        self.measures = {measure: (mean, std) for measure, (mean, std) in measures.items()}
         self.pattern = pattern_of(measures)
         self.fourier = FourierFeatures(features, bandwidth=2.0)
         self.maps = nn.Parameter(torch.randn(len(measures), features, features) / features**0.5)
 
-    def forward(self, texts: Sequence[str]) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b 1"]]:
-        """The weighted sum for each text, and the sum of the squared weights."""
+    def forward(self, texts: Sequence[str]) -> tuple[Float[Tensor, "b f"], Int[Tensor, "b 1"]]:
+        """For each text the sum, and how many measures it tells."""
         found = [{measure: float(number) for number, measure in self.pattern.findall(text)} for text in texts]
-        rows = [
-            [
-                ((row[measure] - mean) / std, weight) if measure in row else (0.0, 0.0)
-                for measure, (mean, std, weight) in self.measures.items()
-            ]
-            for row in found
-        ]
-        number, weight = self.maps.new_tensor(rows).unbind(-1)
-        features = self.fourier(number) * weight[..., None]
-        return torch.einsum("bmf,mfo->bo", features, self.maps), weight.square().sum(1, keepdim=True)
+        rows = [[(row.get(m, math.nan) - mean) / std for m, (mean, std) in self.measures.items()] for row in found]
+        number = self.maps.new_tensor(rows)
+        told = ~number.isnan()
+        features = self.fourier(number.nan_to_num().clamp(-1e3, 1e3)) * told[..., None]
+        return torch.einsum("bmf,mfo->bo", features, self.maps), told.sum(1, keepdim=True)
+
+    def left(self, texts: Sequence[str]) -> list[str]:
+        """The texts without these numbers."""
+        return [self.pattern.sub(r"\2", text) for text in texts]
 
 
 class _Block(nn.Module):

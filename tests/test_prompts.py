@@ -134,15 +134,20 @@ def test_the_command(told, command, tmp_path):
     )
     base = ["sample", f"checkpoint={told}", "steps=2", "guidance.scale=3"]
 
-    def record(name: str, *options: str) -> list[dict]:
+    def record(name: str, *options: str, said: str = "") -> list[dict]:
         ran = command(*base, *options, f"output={name}", folder=tmp_path)
-        assert (ran.status, ran.err) == (0, "")
+        assert (ran.status, ran.err) == (0, said)
         return [json.loads(line) for line in (tmp_path / name / "samples.jsonl").read_text().splitlines()]
 
-    one = record("one", "prompt=a low organ note, A#4", "negative=noisy", "count=2")
+    one = record("one", "prompt=a low organ note, A#4", "negative=harp", "count=2")
     assert [row["cond"] for row in one] == [{"text": "a low organ note, A#4"}] * 2
-    assert [row["against"] for row in one] == [{"text": "noisy"}] * 2
-    assert [row["cond"]["text"] for row in record("file", "prompt=p.jsonl")] == ["a flute, C4", "ノート", ""]
+    assert [row["against"] for row in one] == [{"text": "harp"}] * 2
+    unknown = "warning: no word of 'ノート' was in the captions that the model learned from"
+    assert [row["cond"]["text"] for row in record("file", "prompt=p.jsonl", said=unknown)] == [
+        "a flute, C4",
+        "ノート",
+        "",
+    ]
     mixed = record("mixed", "prompt={a flute: 3, an organ: 1}", "count=1")
     assert mixed[0]["cond"] == {"text": {"a flute": 3, "an organ": 1}}
     record("nothing", "prompt=", "count=1")
@@ -152,7 +157,7 @@ def test_the_command(told, command, tmp_path):
 
 
 EDITS = {
-    "varied": (["strength=0.5", "prompt=a flute, C4", "negative=noisy"], {"text": "a flute, C4"}),
+    "varied": (["strength=0.5", "prompt=a flute, C4", "negative=harp"], {"text": "a flute, C4"}),
     "carried over": (["source=a flute, C4", "prompt=an organ, C4"], {"text": "an organ, C4"}),
     "repaint": (["keep=seconds::0.1", "repeats=2", "prompt=[a flute, a reed]"], {"text": "a flute"}),
 }
@@ -169,7 +174,7 @@ def test_edits_in_words(how, told, command, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "edited" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == (2 if how == "repaint" else 1)
     assert (rows[0]["edit"], rows[0]["cond"]) == (how, cond)
-    assert rows[0].get("against") == ({"text": "noisy"} if how == "varied" else None)
+    assert rows[0].get("against") == ({"text": "harp"} if how == "varied" else None)
     assert rows[0].get("source") == ({"text": "a flute, C4"} if how == "carried over" else None)
 
 
