@@ -60,6 +60,7 @@ class DiffusionModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters and its schedule, stepped per batch."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer.register_load_state_dict_post_hook(lay_out)
         if self.lr is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.lr(optimizer), "interval": "step"}}
@@ -146,3 +147,14 @@ class DiffusionModule(L.LightningModule):
         for quarter, part in enumerate(losses.tensor_split(4), 1):
             if len(part):
                 self.log(f"val/loss_q{quarter}", part.mean(), batch_size=len(part), sync_dist=True)
+
+
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the memory layout of their weights: fused kernels pair the two by their place in memory.
+
+    The weights of a checkpoint may lie otherwise: those of convolutions are channels last, and split ones are not.
+    """
+    for weights, state in optimizer.state.items():
+        for name, moment in state.items():
+            if torch.is_tensor(moment) and moment.shape == weights.shape:
+                state[name] = torch.empty_like(weights, dtype=moment.dtype).copy_(moment)

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from mmdiff.checkpoint import load_dict
 from mmdiff.errors import DataError
@@ -23,7 +24,11 @@ PARTIAL = ".partial"
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Writes beside the old file, then takes its place: at every moment the path names a whole file, or none."""
+    """Writes beside the old file, then takes its place: at every moment the path names a whole file, or none.
+
+    Tensors are written row by row, however they lie in memory: when a checkpoint is split over processes, PyTorch sends
+    them as they lie and reads them row by row.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write.
@@ -34,6 +39,7 @@ class AtomicIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + PARTIAL)
+        checkpoint = apply_to_collection(checkpoint, torch.Tensor, torch.Tensor.contiguous)
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)

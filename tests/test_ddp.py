@@ -157,6 +157,28 @@ def test_sharded_training_resumes_and_samples_on_one_device(tiny, process, comma
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_split_or_whole(tiny, process, tmp_path):
+    """Two steps split over processes and two on one device, or the other way, end where four split ones do.
+
+    Convolutions keep their weights channels last on one device and row by row when split; a step is .05.
+    """
+    common = [*options(tiny), "optimizer.lr=0.05", "lr=constant"]
+    common.remove("trainer=ddp_cpu")
+    split = [*common, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    whole = [*common, "trainer.devices=1", "trainer.accumulate_grad_batches=2"]
+    ends = {}
+    for name, parts in {"split": [split], "first": [split, whole], "last": [whole, split]}.items():
+        for i, part in enumerate(parts, 1):
+            steps = f"trainer.max_steps={4 * i // len(parts)}"
+            ran = process("train", *part, steps, f"hydra.run.dir={name}", "resume=auto", folder=tmp_path)
+            assert (ran.status, ran.err) == (0, "")
+        ends[name] = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, weights in ends["split"]["current_model_state"].items():
+        for other in ("first", "last"):
+            torch.testing.assert_close(ends[other]["current_model_state"][name], weights, rtol=0, atol=0.01)
+
+
+@pytest.mark.slow
 def test_sigterm_and_a_lost_process(tiny, program, environment, process, tmp_path):
     """The first process alone is told to end, as by `kill`; then the second one is killed."""
     long = [o for o in options(tiny) if o != "debug=fast"]

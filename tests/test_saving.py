@@ -6,14 +6,17 @@ import multiprocessing
 import os
 import signal
 import time
+from copy import deepcopy
 from unittest.mock import Mock
 
 import lightning as L
 import pytest
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from mmdiff import DataError, saving
 from mmdiff.checkpoint import load_dict
+from mmdiff.module import lay_out
 from mmdiff.saving import AtomicIO, Checkpoint, newest
 from runs import assert_same_state, fit
 
@@ -42,6 +45,36 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         AtomicIO().save_checkpoint({"step": 2, "weights": torch.zeros(1000)}, path)
     assert path.read_bytes() == written
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_tensors_are_written_row_by_row(tmp_path):
+    weights = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    AtomicIO().save_checkpoint({"states": [{"weights": weights}]}, tmp_path / "a.ckpt")
+    written = torch.load(tmp_path / "a.ckpt")["states"][0]["weights"]
+    assert written.is_contiguous()
+    assert torch.equal(written, weights)
+
+
+def test_moments_of_a_checkpoint_lie_as_their_weights():
+    """The optimizer goes on as if it had not been loaded, though its weights are channels last and the moments not."""
+    expected, got = (torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last) for _ in range(2))
+    got.load_state_dict(expected.state_dict())
+    x = torch.randn(2, 3, 5, 5)
+    optimizers = [torch.optim.AdamW(net.parameters(), lr=0.1, fused=True) for net in (expected, got)]
+
+    def step(net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+
+    step(expected, optimizers[0])
+    saved = apply_to_collection(deepcopy(optimizers[0].state_dict()), torch.Tensor, torch.Tensor.contiguous)
+    got.load_state_dict(expected.state_dict())
+    optimizers[1].load_state_dict(saved)
+    lay_out(optimizers[1])
+    for net, optimizer in zip((expected, got), optimizers, strict=True):
+        step(net, optimizer)
+    assert torch.equal(got.weight, expected.weight)
 
 
 def test_the_newest_whole_checkpoint(tmp_path):
