@@ -20,6 +20,7 @@ from mmdiff_audio.notes import TIMBRES, Notes
 COUNT = 64
 SPLITS = ("train", "wordings", "combinations")
 SCALES = (1.0, 2.0, 3.0)
+NEGATIVE_SCALES = (3.0, 5.0)
 
 
 def mmdiff(*arguments: str) -> None:
@@ -70,7 +71,7 @@ def main() -> None:
                 print(f"| {experiment} | {scale:g} | {split} | {shown} |", flush=True)
         if experiment == "audio/notes_text":
             judge = judge_of_notes()
-            for scale in SCALES[1:]:
+            for scale in NEGATIVE_SCALES:
                 options = (f"guidance.scale={scale:g}",)
                 without = shares(judge, checkpoint, folder / f"open{scale:g}", *options)
                 for timbre, (name, *_) in NAMES.items():
