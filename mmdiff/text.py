@@ -129,18 +129,23 @@ class ByteEmbedder(TextEmbedder):
     def forward(self, values: Sequence[Any]) -> Context:
         codes = [self.read(value) for value in values]
         texts = [code.decode() for code in codes]
-        said = self.add_words(texts)
-        heard = said.any(1)
+        heard = [self.hears(text) for text in texts]
         if self.words and not self.training:
             warn_of_unknown(text for text, is_heard in zip(texts, heard, strict=True) if text and not is_heard)
         if self.tokens is None:
             codes = [b"" if is_heard else code for code, is_heard in zip(codes, heard, strict=True)]
         h, known = self.read_bytes(codes)
-        vector = torch.where(heard[:, None], said, self.vector(h[:, 0]))
+        said = torch.tensor(heard, device=h.device)[:, None]
+        vector = torch.where(said, self.add_words(texts), self.vector(h[:, 0]))
         vector = F.layer_norm(vector, vector.shape[-1:])
         if self.tokens is None:
             return Context(vector=vector)
         return Context(vector=vector, tokens=self.tokens(h), token_mask=known)
+
+    def hears(self, text: str) -> bool:
+        """Whether a normalized text has a known word or number."""
+        words = any(word in self.words for word in words_of(text))
+        return words or (self.numbers is not None and self.numbers.pattern.search(text) is not None)
 
     def add_words(self, texts: Sequence[str]) -> Float[Tensor, "b f"]:
         """Weighted sum of the vectors of known words and numbers in each text, of unit variance while untrained."""
