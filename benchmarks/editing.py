@@ -37,7 +37,7 @@ def joins(model: Model, media: list[Tensor], count: int) -> None:
     for keep, statistic, pasted in JOINS[kind]:
         usual = statistic(real)
         start = time.monotonic()
-        made, how = run(model, media[:count], Edit(keep=keep, repeats=5))
+        made, how = run(model, media[:count], Edit(keep=keep))
         _, mask = model.modality.place(media[0], keep)
         wrong = statistic(pasted(real[:count], real[1 : count + 1], mask))
         values = statistic(modality.decode(made))
