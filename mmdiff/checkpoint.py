@@ -113,8 +113,9 @@ def to_dict(config: DictConfig) -> dict[str, Any]:
 
 def to_yaml(config: DictConfig) -> str:
     """Resolved YAML with lists of numbers on one line."""
-    options = {"sort_keys": False, "default_flow_style": None, "width": 120, "allow_unicode": True}
-    return yaml.dump(to_dict(config), Dumper=_Dumper, **options)
+    return yaml.dump(
+        to_dict(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -39,7 +39,7 @@ class AtomicIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + PARTIAL)
-        checkpoint = apply_to_collection(checkpoint, torch.Tensor, torch.Tensor.contiguous)
+        checkpoint = apply_to_collection(checkpoint, torch.Tensor, _row_by_row)
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -52,6 +52,11 @@ class AtomicIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
             raise DataError(path, f"could not be written ({error}); an older checkpoint is untouched") from error
+
+
+def _row_by_row(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor if it lies so, or a copy in main memory: devices have no room for one of everything."""
+    return tensor if tensor.is_contiguous() else tensor.cpu().contiguous()
 
 
 class Checkpoint(ModelCheckpoint):

@@ -65,8 +65,8 @@ def words_of(text: str) -> list[str]:
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "b n"]:
     """Rows of numbers with zeros behind the shorter ones."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
 
 
 def warn_of_length(length: int, units: str) -> None:
@@ -211,7 +211,7 @@ def fit_numbers(texts: Sequence[str]) -> dict[str, list[float]]:
 def pattern_of(measures: Iterable[str]) -> re.Pattern[str]:
     """Matches a number in one of the measures: the groups are the number and the measure."""
     names = "|".join(map(re.escape, sorted(measures, key=len, reverse=True)))
-    return re.compile(rf"{NUMBER}({names or '(?!)'})\b")
+    return re.compile(rf"{NUMBER}({names})\b")
 
 
 class _Numbers(nn.Module):
