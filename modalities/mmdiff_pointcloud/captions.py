@@ -40,7 +40,7 @@ VAGUE_HELD_OUT = ("{thing}, tall-or-low", "{height} cm high, a {thing}")
 def caption(rng: np.random.Generator, cond: Mapping[str, Any], *, split: str | None, complete: bool) -> str:
     """A phrase for conditions by name, height and width in meters; unless ``complete`` it may leave some open."""
     kind = "stool" if cond["back"] == "no" else cond["kind"]
-    vague = not complete and rng.random() < 0.7
+    vague = not complete and rng.random() < 0.4
     wording = choose(rng, *((VAGUE, VAGUE_HELD_OUT) if vague else (WHOLE, WHOLE_HELD_OUT)), split)
     tall, wide = (cond[name] > middle for name, middle in zip(("height", "width"), MIDDLE[kind], strict=True))
     wording = wording.replace("tall-or-low", "tall" if tall else "low")
