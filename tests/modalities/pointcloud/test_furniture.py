@@ -20,6 +20,12 @@ def things():
 
 
 @pytest.fixture(scope="module")
+def conds():
+    """Of more things, so that each kind is called by each word of size."""
+    return [cond for _, cond in Furniture(size=4 * THINGS, seed=5, points=1)]
+
+
+@pytest.fixture(scope="module")
 def surfaces():
     furniture = Furniture(size=THINGS, seed=5)
     return [furniture.parts(i) for i in range(THINGS)]
@@ -196,9 +202,8 @@ def test_captions_tell_the_truth(things):
 
 @pytest.mark.parametrize(("words", "name"), [(("low", "tall"), "height"), (("narrow", "wide"), "width")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_size_words_divide_the_things_of_a_kind(kind, words, name):
-    things = Furniture(size=4 * THINGS, seed=5, points=1)
-    conds = [cond for _, cond in things if cond["kind"] == kind]
+def test_size_words_divide_the_things_of_a_kind(conds, kind, words, name):
+    conds = [cond for cond in conds if cond["kind"] == kind]
     if kind == "chair":  # whether a stool is tall is another question than whether a chair is
         conds = [cond for cond in conds if cond["back"] == "no"]
     less, more = ([c[name] for c in conds if re.search(rf"(?<!cm )\b{word} ", c["text"])] for word in words)
