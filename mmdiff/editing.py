@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmdiff.checkpoint import Model, build_sampler
 from mmdiff.errors import check_at_least
-from mmdiff.generation import by_name, confining, made_by, make_folder
+from mmdiff.generation import ROUND, by_name, confining, made_by, make_folder
 from mmdiff.guidance import conditional
 from mmdiff.outputs import Output
 from mmdiff.sampling import Sampler, SeededNoise
@@ -29,6 +29,7 @@ from mmdiff.types import Denoise
 METHODS = ("auto", "levels", "repaint")
 SAYS = {
     "levels": "kept parts are held by noise levels per part, with which the model was trained",
+    "levels, refined": "kept parts are held by noise levels per part, then the rest is resampled beside them (RePaint)",
     "levels, untrained": "kept parts are held by noise levels per part, with which the model was not trained",
     "repaint": "kept parts are held by resampling (RePaint): the model was not trained with levels of such parts",
     "repaint, asked": "kept parts are held by resampling (RePaint), as asked",
@@ -51,6 +52,8 @@ class Edit:
         method: how parts are kept: ``levels`` per part, ``repaint``, or what the model was trained for.
         jump: see `mmdiff.solvers.repaint`.
         repeats: see `mmdiff.solvers.repaint`.
+        refine: how far elements that can move (see `Modality.confine`), made by levels that the model was trained
+            with, are noised again, of 1, and resampled by RePaint; 0 leaves them.
         toward: media that samples lead to from the given ones, in equal steps.
         source: conditions that the given media are inverted under, to be drawn again under others.
         measured: what of the given media can be relied on (see `Modality.operator`); the rest is restored.
@@ -63,6 +66,7 @@ class Edit:
     method: str = "auto"
     jump: int = 4
     repeats: int = 10
+    refine: float = 0.4
     toward: Tensor | None = None
     source: Mapping[str, Any] | None = None
     measured: str | None = None
@@ -79,6 +83,8 @@ class Edit:
             raise ValueError("nothing is asked for: give keep=, strength= below 1, toward=, source= or measured=.")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must lie above 0 and be at most 1, got {self.strength:g}.")
+        if not 0 <= self.refine <= 1:
+            raise ValueError(f"refine must lie between 0 and 1, got {self.refine:g}.")
         if self.noise < 0:
             raise ValueError(f"noise must not be negative, got {self.noise:g}.")
         check_at_least(1, jump=self.jump, repeats=self.repeats)
@@ -199,14 +205,18 @@ def edit_files(
     ]
     output = Output(make_folder(folder), model.modality, entries)
     output.forget()
-    resampled = {"solver": {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}, "lag": 0}
+    resampled = {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}
+    choices: dict[str, dict[str, Any]] = {
+        "repaint": {"solver": resampled, "lag": 0},
+        "repaint, asked": {"solver": resampled, "lag": 0},
+        "levels, refined": {"refine": {"strength": edit.refine, "solver": resampled}},
+    }
     ways = set()
     index = 0
     for x, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size, against=against):
         ways.add(how)
         for item in model.modality.decode(x):
-            found = {"edit": how, **(resampled if how.startswith("repaint") else {})}
-            output.write(index, item, paths[index % len(paths)], found)
+            output.write(index, item, paths[index % len(paths)], {"edit": how, **choices.get(how, {})})
             index += 1
     output.finish()
     return "; ".join(SAYS[how] for how in sorted(ways))
@@ -225,21 +235,25 @@ class _Draw:
     def kept(self, media: Sequence[Tensor], edit: Edit) -> tuple[Tensor, str]:
         modality = self.model.modality
         if edit.keep is None:
-            return self._sampled(torch.stack([modality.encode(one) for one in media]), edit), "varied"
+            return self._sampled(torch.stack([modality.encode(one) for one in media]), edit.strength), "varied"
         placed = [modality.place(one, edit.keep) for one in media]
         x0, known = torch.stack([x for x, _ in placed]), torch.stack([keep for _, keep in placed])
         if known.flatten(1).all(1).any():
             raise ValueError(f"keep={edit.keep} keeps all of what is given; nothing is left to generate.")
         keeping = confining(modality, media, edit.keep, known)
+        resampling = partial(repaint, jump=edit.jump, repeats=edit.repeats)
+        beside: dict[str, Any] = {"known": known, "adapt": keeping, "resampling": resampling}
         line = keeps_by_levels(self.model.config, known)
         if edit.method == "levels" or (edit.method == "auto" and line is not None):
             sampler = self.sampler if edit.strength == 1 else replace(self.sampler, lag=0)
             if line is None:
-                return self._sampled(x0, edit, sampler, known=known, adapt=keeping), "levels, untrained"
-            return self._sampled(x0, edit, sampler, known=line, adapt=keeping), "levels"
-        again = partial(repaint, jump=edit.jump, repeats=edit.repeats)
-        how = "repaint" if line is None else "repaint, asked"
-        return self._sampled(x0, edit, known=known, resampling=again, adapt=keeping), how
+                return self._sampled(x0, edit.strength, sampler, known=known, adapt=keeping), "levels, untrained"
+            x = self._sampled(x0, edit.strength, sampler, known=line, adapt=keeping)
+            if keeping is None or edit.refine == 0:
+                return x, "levels"
+            again = replace(self, seeds=[seed + ROUND for seed in self.seeds])
+            return again._sampled(x, min(edit.refine, edit.strength), **beside), "levels, refined"
+        return self._sampled(x0, edit.strength, **beside), "repaint" if line is None else "repaint, asked"
 
     def restored(self, media: Sequence[Tensor], measured: str, edit: Edit) -> tuple[Tensor, str]:
         modality, inverse = self.model.modality, edit.inverse
@@ -256,7 +270,7 @@ class _Draw:
         operator = operators[0] if all(one is media[0] for one in media) else each
 
         heeding = partial(inverse, operator=operator, y=operator(x0), noise=edit.noise)
-        return self._sampled(None if edit.strength == 1 else x0, edit, adapt=heeding), "restored"
+        return self._sampled(None if edit.strength == 1 else x0, edit.strength, adapt=heeding), "restored"
 
     def carried(self, media: Sequence[Tensor], source: Mapping[str, Any], edit: Edit) -> tuple[Tensor, str]:
         state = self._inverted(media, {name: [value] * len(media) for name, value in source.items()}, edit)
@@ -291,7 +305,7 @@ class _Draw:
         sigmas = schedule.grid(self.sampler.steps, max(times[above[0, 0]].item(), 1e-4))
         return torch.cat([sigmas.new_tensor([noise]), sigmas[1:][sigmas[1:] < noise]])
 
-    def _sampled(self, x0: Tensor | None, edit: Edit, sampler: Sampler | None = None, **options: Any) -> Tensor:
+    def _sampled(self, x0: Tensor | None, strength: float, sampler: Sampler | None = None, **options: Any) -> Tensor:
         modality, sampler = self.model.modality, sampler or replace(self.sampler, lag=0)
         return sampler(
             self.model.denoiser,
@@ -301,6 +315,6 @@ class _Draw:
             against=self.against,
             given=x0,
             time=modality.time,
-            strength=edit.strength,
+            strength=strength,
             **options,
         )

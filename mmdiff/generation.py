@@ -135,18 +135,40 @@ def _draw(
 def confining(
     modality: Modality, media: Sequence[Tensor], words: str | None, kept: Bool[Tensor, "b *parts"]
 ) -> Callable[[Denoise], Denoise] | None:
-    """Makes the new elements of a denoiser keep out of what words name of given media; None where none can move."""
+    """Makes the new elements of a denoiser keep out of what words name of given media; None where none can move.
+
+    Levels per part tell a denoiser what is kept, and its prediction is moved. At one level for all it is not told: it
+    predicts the mean of a law that reaches across the border, N(x0, s^2) with s^2 = sigma^2 / (1 + sigma^2) for unit
+    Gaussian data; what is wanted is the mean of what lies outside.
+    """
     moves = [modality.confine(one, words) for one in media] if words else []
 
     def adapt(denoise: Denoise) -> Denoise:
         def confined(x: Tensor, sigma: Tensor) -> Tensor:
             x0 = denoise(x, sigma)
-            moved = [one if move is None else move(one) for one, move in zip(x0, moves, strict=True)]
+            spread = sigma / (1 + sigma**2).sqrt() if sigma.ndim == 0 else 0
+            moved = [
+                one if move is None else _mean_outside(move, one, spread) for one, move in zip(x0, moves, strict=True)
+            ]
             return torch.where(kept.to(x0.device), x0, torch.stack(moved))
 
         return confined
 
     return adapt if any(moves) else None
+
+
+def _mean_outside(move: Callable[[Tensor], Tensor], x0: Tensor, spread: Tensor | float) -> Tensor:
+    """The mean of what ``move`` leaves of a Gaussian around ``x0``; of the moved, where it leaves nothing.
+
+    Of the Gaussian are taken the middles of 16 equally likely parts.
+    """
+    if not spread:
+        return move(x0)
+    places = torch.special.ndtri((torch.arange(16) + 0.5) / 16)
+    draws = torch.stack([x0 + spread * place for place in places])
+    moved = torch.stack([move(draw) for draw in draws])
+    stay = moved == draws
+    return torch.where(stay.any(0), (draws * stay).sum(0) / stay.sum(0).clamp(min=1), moved.mean(0))
 
 
 def _go_on(

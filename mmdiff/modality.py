@@ -97,7 +97,7 @@ class Modality(ABC):
         raise ValueError(f"known={word} means nothing to {type(self).__name__}; leave it out to keep all given.")
 
     def confine(self, media: Tensor, known: str) -> Callable[[Float[Tensor, "*d"]], Float[Tensor, "*d"]] | None:
-        """A function that moves the new elements of a prediction out of the parts that are kept.
+        """A function that moves the new elements of a prediction out of the parts that are kept, and leaves the others.
 
         Points can move; samples and pixels have their places, for which None stands.
 

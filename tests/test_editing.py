@@ -15,6 +15,7 @@ from mmdiff.checkpoint import Model
 from mmdiff.conditioning import ClassEmbedder, Conditioner
 from mmdiff.denoiser import Denoiser
 from mmdiff.editing import SAYS, Edit, along, edit_files, edited, invert, keeps_by_levels, spherical
+from mmdiff.generation import confining
 from mmdiff.inverse import pigdm
 from mmdiff.regions import span
 from mmdiff.scaling import EDM
@@ -98,6 +99,44 @@ def test_new_elements_are_confined_and_kept_ones_are_not(model, levels):
     confined, _ = made(trained_with(model._replace(modality=Movable(6)), levels), keep, count=8, given=[given])
     assert torch.equal(confined[:, :, 1:4], given[:, 1:4].expand(8, 1, 3))
     assert (confined[:, :, [0, 4, 5]] >= 0).all()
+
+
+@pytest.mark.parametrize("levels", [None, LEVELS])
+def test_confined_elements_do_not_crowd_at_the_border(model, levels):
+    """Data N(0, 1) without the negative ones are |N(0, 1)|: of these the tenths begin at 0.13, not at 0.06."""
+    movable = trained_with(model._replace(modality=Movable(4000)), levels)
+    got, how = made(movable, Edit(keep="place:0:1"), count=1, given=[torch.zeros(1, 4000)])
+    assert how == ("repaint" if levels is None else "levels, refined")
+    law = torch.distributions.HalfNormal(1.0)
+    for share in (0.1, 0.25, 0.5):
+        assert got[0, 0, 1:].quantile(share).item() == pytest.approx(law.icdf(torch.tensor(share)).item(), abs=0.06)
+
+
+def test_what_is_predicted_at_one_level_is_the_mean_outside():
+    """Of N(m, s^2) cut off at 0 the mean is m + s phi(m / s) / Phi(m / s)."""
+    places = torch.linspace(-1, 3, 9)[None, None]
+    kept = torch.zeros(1, 1, 9, dtype=torch.bool)
+    confine = confining(Movable(9), [places[0]], "none", kept)
+    confined = confine(lambda x, sigma: x / (1 + sigma**2))
+    sigma, normal = torch.tensor(0.75, dtype=torch.float64), torch.distributions.Normal(0.0, 1.0)
+    x0, spread = places / (1 + sigma**2), sigma / (1 + sigma**2).sqrt()
+    hazard = normal.log_prob(x0 / spread).exp() / normal.cdf(x0 / spread)
+    torch.testing.assert_close(confined(places, sigma), (x0 + spread * hazard).float(), rtol=0, atol=0.05)
+    assert torch.equal(confined(places, sigma.float().expand(1, 1, 9)), x0.float().abs())
+
+
+def test_refining_is_for_elements_that_can_move_and_can_be_left_out(model):
+    per_part = trained_with(model, LEVELS)
+    movable = per_part._replace(modality=Movable(6))
+    keep = partial(Edit, keep="place:1:4", repeats=2)
+    plain, how = made(movable, keep(refine=0.0))
+    assert how == made(per_part, keep())[1] == "levels"
+    refined, how = made(movable, keep())
+    assert how == "levels, refined"
+    assert torch.equal(refined[:, :, 1:4], plain[:, :, 1:4])
+    assert not torch.isclose(refined[:, :, [0, 4, 5]], plain[:, :, [0, 4, 5]]).any()
+    slightly, _ = made(movable, keep(strength=0.05))
+    torch.testing.assert_close(slightly, GIVEN.expand(3, 1, 6), rtol=0, atol=0.1)
 
 
 def test_the_method_follows_the_training_and_can_be_chosen(model):
@@ -232,6 +271,19 @@ def test_files_and_their_record(model, tmp_path):
     assert (tmp_path / "out" / "preview.png").is_file()
 
 
+def test_what_was_refined_is_on_record(model, tmp_path):
+    movable = trained_with(model._replace(modality=Movable(6)), LEVELS)
+    edit = Edit(keep="place:1:4", repeats=2, refine=0.3)
+    said = edit_files(
+        movable, [{}], [tmp_path / "numbers.txt"], [GIVEN], edit, tmp_path, seed=5, batch_size=2, record={}
+    )
+    assert said == SAYS["levels, refined"]
+    (line,) = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert line["edit"] == "levels, refined"
+    assert line["refine"] == {"strength": 0.3, "solver": {"name": "repaint", "jump": 4, "repeats": 2}}
+    assert line["solver"] == {"name": "heun"}
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -240,6 +292,7 @@ def test_files_and_their_record(model, tmp_path):
         ({"strength": 0.0}, "strength must lie above 0 and be at most 1, got 0"),
         ({"strength": 1.5}, "strength must lie above 0 and be at most 1, got 1.5"),
         ({"keep": "x", "method": "guess"}, "method must be one of auto, levels, repaint, got guess"),
+        ({"keep": "x", "refine": 1.5}, "refine must lie between 0 and 1, got 1.5"),
         ({"measured": "all", "noise": -1.0}, "noise must not be negative, got -1"),
         ({"keep": "x", "repeats": 0}, "repeats must be a whole number of at least 1, got 0"),
     ],

@@ -22,7 +22,7 @@ def edit(config: DictConfig) -> None:
     from mmdiff.prompts import text_condition
 
     device = choose(config.device)
-    chosen = {name: config[name] for name in ("strength", "method", "jump", "repeats", "noise")}
+    chosen = {name: config[name] for name in ("strength", "method", "jump", "repeats", "refine", "noise")}
     words: dict[str, Any] = {name: str(config[name]) for name in ("keep", "measured") if config[name] is not None}
     asked = request.read(
         config, lambda prompts, files: 8 if config.toward else max(prompts, files), infers="keep" in words
