@@ -22,7 +22,7 @@ from mmdiff.evaluation import held_out
 from mmdiff.inverse import dps, mmps, pigdm
 from mmdiff_audio.representations import STFT
 
-REAL = 128  # held-out examples that say what is usual
+REAL = 256  # held-out examples that say what is usual
 
 
 def run(model: Model, media: list[Tensor], edit: Edit, size: int = 8) -> tuple[Tensor, str]:
