@@ -89,6 +89,11 @@ class Edit:
             raise ValueError(f"noise must not be negative, got {self.noise:g}.")
         check_at_least(1, jump=self.jump, repeats=self.repeats)
 
+    @property
+    def refined_from(self) -> float:
+        """Where on the schedule refining starts: not above where sampling did."""
+        return min(self.refine, self.strength)
+
 
 def along(known: Bool[Tensor, "b *parts"], dims: Sequence[int]) -> Bool[Tensor, "b *line"] | None:
     """A mask that varies along these dimensions of an example alone, of size 1 along the others; None if others do."""
@@ -209,7 +214,7 @@ def edit_files(
     choices: dict[str, dict[str, Any]] = {
         "repaint": {"solver": resampled, "lag": 0},
         "repaint, asked": {"solver": resampled, "lag": 0},
-        "levels, refined": {"refine": {"strength": edit.refine, "solver": resampled}},
+        "levels, refined": {"refine": {"strength": edit.refined_from, "solver": resampled}},
     }
     ways = set()
     index = 0
@@ -252,7 +257,7 @@ class _Draw:
             if keeping is None or edit.refine == 0:
                 return x, "levels"
             again = replace(self, seeds=[seed + ROUND for seed in self.seeds])
-            return again._sampled(x, min(edit.refine, edit.strength), **beside), "levels, refined"
+            return again._sampled(x, edit.refined_from, **beside), "levels, refined"
         return self._sampled(x0, edit.strength, **beside), "repaint" if line is None else "repaint, asked"
 
     def restored(self, media: Sequence[Tensor], measured: str, edit: Edit) -> tuple[Tensor, str]:
