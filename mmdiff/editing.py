@@ -53,7 +53,8 @@ class Edit:
         jump: see `mmdiff.solvers.repaint`.
         repeats: see `mmdiff.solvers.repaint`.
         refine: how far elements that can move (see `Modality.confine`), made by levels that the model was trained
-            with, are noised again, of 1, and resampled by RePaint; 0 leaves them.
+            with, are noised again, of 1, and resampled by RePaint in twice the steps, each walked half as often;
+            0 leaves them.
         toward: media that samples lead to from the given ones, in equal steps.
         source: conditions that the given media are inverted under, to be drawn again under others.
         measured: what of the given media can be relied on (see `Modality.operator`); the rest is restored.
@@ -90,9 +91,9 @@ class Edit:
         check_at_least(1, jump=self.jump, repeats=self.repeats)
 
     @property
-    def refined_from(self) -> float:
-        """Where on the schedule refining starts: not above where sampling did."""
-        return min(self.refine, self.strength)
+    def refining(self) -> "Edit":
+        """The edit by RePaint of what levels made: half the repeats, for twice the steps."""
+        return replace(self, strength=min(self.refine, self.strength), repeats=(self.repeats + 1) // 2)
 
 
 def along(known: Bool[Tensor, "b *parts"], dims: Sequence[int]) -> Bool[Tensor, "b *line"] | None:
@@ -210,21 +211,26 @@ def edit_files(
     ]
     output = Output(make_folder(folder), model.modality, entries)
     output.forget()
-    resampled = {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}
-    choices: dict[str, dict[str, Any]] = {
-        "repaint": {"solver": resampled, "lag": 0},
-        "repaint, asked": {"solver": resampled, "lag": 0},
-        "levels, refined": {"refine": {"strength": edit.refined_from, "solver": resampled}},
-    }
     ways = set()
     index = 0
     for x, how in edited(model, conds, given, edit, seed=seed, batch_size=batch_size, against=against):
         ways.add(how)
         for item in model.modality.decode(x):
-            output.write(index, item, paths[index % len(paths)], {"edit": how, **choices.get(how, {})})
+            output.write(index, item, paths[index % len(paths)], {"edit": how, **_resampling(how, edit)})
             index += 1
     output.finish()
     return "; ".join(SAYS[how] for how in sorted(ways))
+
+
+def _resampling(how: str, edit: Edit) -> dict[str, Any]:
+    """What the record says of RePaint."""
+    if how == "levels, refined":
+        return {"refine": {"strength": edit.refining.strength, "solver": _repaint_options(edit.refining)}}
+    return {"solver": _repaint_options(edit), "lag": 0} if how.startswith("repaint") else {}
+
+
+def _repaint_options(edit: Edit) -> dict[str, Any]:
+    return {"name": "repaint", "jump": edit.jump, "repeats": edit.repeats}
 
 
 @dataclass(frozen=True)
@@ -246,8 +252,6 @@ class _Draw:
         if known.flatten(1).all(1).any():
             raise ValueError(f"keep={edit.keep} keeps all of what is given; nothing is left to generate.")
         keeping = confining(modality, media, edit.keep, known)
-        resampling = partial(repaint, jump=edit.jump, repeats=edit.repeats)
-        beside: dict[str, Any] = {"known": known, "adapt": keeping, "resampling": resampling}
         line = keeps_by_levels(self.model.config, known)
         if edit.method == "levels" or (edit.method == "auto" and line is not None):
             sampler = self.sampler if edit.strength == 1 else replace(self.sampler, lag=0)
@@ -256,9 +260,10 @@ class _Draw:
             x = self._sampled(x0, edit.strength, sampler, known=line, adapt=keeping)
             if keeping is None or edit.refine == 0:
                 return x, "levels"
-            again = replace(self, seeds=[seed + ROUND for seed in self.seeds])
-            return again._sampled(x, edit.refined_from, **beside), "levels, refined"
-        return self._sampled(x0, edit.strength, **beside), "repaint" if line is None else "repaint, asked"
+            finer = replace(self.sampler, steps=2 * self.sampler.steps)
+            again = replace(self, sampler=finer, seeds=[seed + ROUND for seed in self.seeds])
+            return again._resampled(x, known, keeping, edit.refining), "levels, refined"
+        return self._resampled(x0, known, keeping, edit), "repaint" if line is None else "repaint, asked"
 
     def restored(self, media: Sequence[Tensor], measured: str, edit: Edit) -> tuple[Tensor, str]:
         modality, inverse = self.model.modality, edit.inverse
@@ -309,6 +314,10 @@ class _Draw:
             raise ValueError(f"noise={noise:g} lies above the highest level of the schedule, {most:.4g}.")
         sigmas = schedule.grid(self.sampler.steps, max(times[above[0, 0]].item(), 1e-4))
         return torch.cat([sigmas.new_tensor([noise]), sigmas[1:][sigmas[1:] < noise]])
+
+    def _resampled(self, x0: Tensor, known: Tensor, keeping: Callable[[Denoise], Denoise] | None, edit: Edit) -> Tensor:
+        resampling = partial(repaint, jump=edit.jump, repeats=edit.repeats)
+        return self._sampled(x0, edit.strength, known=known, adapt=keeping, resampling=resampling)
 
     def _sampled(self, x0: Tensor | None, strength: float, sampler: Sampler | None = None, **options: Any) -> Tensor:
         modality, sampler = self.model.modality, sampler or replace(self.sampler, lag=0)

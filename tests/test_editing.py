@@ -273,7 +273,7 @@ def test_files_and_their_record(model, tmp_path):
 
 def test_what_was_refined_is_on_record(model, tmp_path):
     movable = trained_with(model._replace(modality=Movable(6)), LEVELS)
-    edit = Edit(keep="place:1:4", repeats=2, refine=0.3)
+    edit = Edit(keep="place:1:4", repeats=3, refine=0.3)
     said = edit_files(
         movable, [{}], [tmp_path / "numbers.txt"], [GIVEN], edit, tmp_path, seed=5, batch_size=2, record={}
     )
