@@ -16,7 +16,7 @@ def save_grid(pictures: Sequence[UInt8[Tensor, "3 h w"]], labels: Sequence[str],
 
     Args:
         pictures: of any sizes.
-        labels: one per picture, may be empty.
+        labels: one per picture, may be empty; of longer ones the beginning is shown.
         path: of the file.
     """
     columns = min(math.ceil(math.sqrt(len(pictures))), 8)
@@ -29,7 +29,7 @@ def save_grid(pictures: Sequence[UInt8[Tensor, "3 h w"]], labels: Sequence[str],
         axis.set_axis_off()
     for axis, picture, label in zip(axes, pictures, labels, strict=False):
         axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set_title("\n".join(wrap(label, 36)), fontsize=7, parse_math=False)
+        axis.set_title("\n".join(wrap(label, 36, max_lines=4, placeholder=" ...")), fontsize=7, parse_math=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a label may be in any language
         figure.savefig(path, dpi=110)
